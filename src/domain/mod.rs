@@ -1,0 +1,11 @@
+//! The rules. Pure: no IO, no async, no clock, no randomness. `now` is always an argument.
+//!
+//! Read [`fact`] first, then `sale` (how facts merge), `commission` (what should be) and `ledger`
+//! (how the difference is posted).
+#![deny(clippy::float_arithmetic, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+#![cfg_attr(test, expect(clippy::arithmetic_side_effects, reason = "tests compute expected values"))]
+
+pub mod fact;
+pub mod ids;
+pub mod money;
+pub mod time;

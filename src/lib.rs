@@ -1,0 +1,6 @@
+//! `remit`: a self-hosted affiliate payments worker.
+//!
+//! Map of the modules, from the inside out:
+//!
+//! - [`domain`]: the rules, pure; facts, the fold, the ledger.
+pub mod domain;

@@ -1,0 +1,2 @@
+//! The `remit` program.
+fn main() {}
