@@ -1,11 +1,19 @@
 //! The rules. Pure: no IO, no async, no clock, no randomness. `now` is always an argument.
 //!
-//! Read [`fact`] first, then `sale` (how facts merge), `commission` (what should be) and `ledger`
-//! (how the difference is posted).
+//! Read [`fact`] first, then [`sale`] (how facts merge), [`book`] (where they meet), [`commission`]
+//! (what should be) and [`ledger`] (how the difference is posted).
 #![deny(clippy::float_arithmetic, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 #![cfg_attr(test, expect(clippy::arithmetic_side_effects, reason = "tests compute expected values"))]
 
+pub mod attribution;
+pub mod book;
+pub mod commission;
+pub mod email;
 pub mod fact;
 pub mod ids;
+pub mod ledger;
 pub mod money;
+pub mod program;
+pub mod sale;
+pub mod terms;
 pub mod time;

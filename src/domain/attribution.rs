@@ -1,0 +1,135 @@
+//! Who referred a sale, and why.
+//!
+//! Order of precedence: a person's decision, the sale's own codes (metadata by configured key, then
+//! `client_reference_id`, then coupon), the subscription's, the customer's. A code that attributes
+//! nothing lets the next one speak.
+
+use super::{
+    commission::{Decision, DecisionKind},
+    fact::{Hint, HintSource},
+    ids::{DecisionId, EnrollmentId, OrganizationId},
+    program::{Directory, NoAttribution},
+    time::Timestamp,
+};
+
+/// What carried the affiliate to the sale.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// A person said so.
+    Decision(DecisionId),
+    /// A code told for the sale itself.
+    SaleCode(Hint),
+    /// A code told for the subscription it pays.
+    SubscriptionCode(Hint),
+    /// A code told for its customer.
+    CustomerCode(Hint),
+}
+
+impl Basis {
+    /// The word stored with the conversion and shown as the reason.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Decision(_) => "manual",
+            Self::SaleCode(hint) => match hint.source {
+                HintSource::Metadata(_) => "metadata",
+                HintSource::ClientReference => "client_reference",
+                HintSource::Coupon => "coupon",
+            },
+            Self::SubscriptionCode(_) => "subscription",
+            Self::CustomerCode(_) => "customer",
+        }
+    }
+
+    /// The code, where one was told.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Decision(_) => None,
+            Self::SaleCode(hint) | Self::SubscriptionCode(hint) | Self::CustomerCode(hint) => {
+                Some(&hint.code)
+            }
+        }
+    }
+}
+
+/// The hints that can speak for one sale.
+#[derive(Clone, Debug, Default)]
+pub struct Hints<'a> {
+    /// Told for the sale itself.
+    pub sale: Vec<&'a Hint>,
+    /// Told for its subscription.
+    pub subscription: Vec<&'a Hint>,
+    /// Told for its customer.
+    pub customer: Vec<&'a Hint>,
+}
+
+/// Who referred a sale.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attribution {
+    /// The enrollment and what carried it, if any.
+    pub to: Option<(EnrollmentId, Basis)>,
+    /// Codes in metadata that attribute nothing, and why.
+    pub refused: Vec<(String, NoAttribution)>,
+}
+
+/// A customer's code speaks for sales from one hour before it was told: the objects of one checkout
+/// are created within minutes, in any order, while a sale of last month was not referred by a code of
+/// today.
+const CUSTOMER_SLACK_S: i64 = 3_600;
+
+/// Who referred a sale of `owner` that was paid at `paid_at`.
+#[must_use]
+pub fn attribute(
+    owner: &OrganizationId,
+    paid_at: Timestamp,
+    decisions: &[Decision],
+    hints: &Hints<'_>,
+    directory: &Directory,
+) -> Attribution {
+    let mut found = Attribution::default();
+    let decided = decisions
+        .iter()
+        .filter(|decision| decision.kind == DecisionKind::Attribute)
+        .max_by_key(|decision| (decision.at, &decision.id));
+    if let Some(decision) = decided {
+        found.to = Some((decision.enrollment_id.clone(), Basis::Decision(decision.id.clone())));
+        return found;
+    }
+    let mut sale: Vec<&Hint> = hints.sale.clone();
+    sale.sort_by_key(|hint| (hint.source, hint.at, &hint.code));
+    let bound = |hints: &[&'_ Hint]| {
+        // The first code binds; a later one does not take the customer away.
+        let mut hints: Vec<Hint> = hints.iter().map(|hint| (*hint).clone()).collect();
+        hints.sort_by(|a, b| (a.at, a.source, &a.code).cmp(&(b.at, b.source, &b.code)));
+        hints
+    };
+    let customer: Vec<Hint> = bound(&hints.customer)
+        .into_iter()
+        .filter(|hint| hint.at <= paid_at.plus_secs(CUSTOMER_SLACK_S))
+        .collect();
+    let candidates = sale
+        .into_iter()
+        .map(|hint| Basis::SaleCode(hint.clone()))
+        .chain(bound(&hints.subscription).into_iter().map(Basis::SubscriptionCode))
+        .chain(customer.into_iter().map(Basis::CustomerCode));
+    for basis in candidates {
+        let code = basis.code().unwrap_or_default().to_owned();
+        match directory.enrollment_for(owner, &code, paid_at) {
+            Ok(enrollment) => {
+                found.to = Some((enrollment.id.clone(), basis));
+                return found;
+            }
+            Err(why) => {
+                // A client reference is often the owner's own customer id, and a coupon often just a
+                // discount; only a configured metadata key says "this is a referral code".
+                let is_explicit =
+                    matches!(&basis, Basis::SaleCode(hint) if matches!(hint.source, HintSource::Metadata(_)));
+                if is_explicit {
+                    found.refused.push((code, why));
+                }
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,711 @@
+//! The sales of a batch in memory: facts go in by [`Book::apply`], what follows comes out by
+//! [`Book::fold`].
+//!
+//! The book knows nothing of a database. The caller loads every sale that the facts touch, applies the
+//! facts, folds, and writes what changed; a test does the same with an empty book.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::{
+    attribution::{self, Attribution, Hints},
+    commission::{self, Commission, CommissionState, Decision, DecisionKind, Flag, Input, Posted, Voided},
+    fact::{Fact, Hint, ObjectKind, ObjectRef, Subject},
+    ids::{EnrollmentId, OrganizationId, ProjectId, SaleId},
+    ledger::{Cause, LedgerError},
+    program::Directory,
+    sale::{SaleFacts, Stop, StopKind, Summary},
+    time::Timestamp,
+};
+
+/// Namespace in which a provider's ids are unique: provider, mode and connected account, such as
+/// `stripe/test` or `stripe/live/acct_1`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Realm(String);
+
+impl Realm {
+    /// The namespace of a provider's ids.
+    #[must_use]
+    pub fn new(provider: &str, livemode: bool, account: &str) -> Self {
+        let mode = if livemode { "live" } else { "test" };
+        if account.is_empty() {
+            Self(format!("{provider}/{mode}"))
+        } else {
+            Self(format!("{provider}/{mode}/{account}"))
+        }
+    }
+
+    /// As stored.
+    #[must_use]
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where facts belong: the project of the endpoint and the realm of the event.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope {
+    /// The project.
+    pub project_id: ProjectId,
+    /// The realm.
+    pub realm: Realm,
+}
+
+/// The key of an alias (`rulings.md` 4).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AliasKey {
+    /// Project and realm. The owner's own ids live in one realm per project, so that a report and a
+    /// webhook about one order meet.
+    pub scope: Scope,
+    /// The object.
+    pub object: ObjectRef,
+}
+
+impl AliasKey {
+    /// The key of `object` in `scope`.
+    #[must_use]
+    pub fn new(scope: &Scope, object: &ObjectRef) -> Self {
+        let realm = match object.kind {
+            ObjectKind::External => Realm(String::from("external")),
+            ObjectKind::Intent
+            | ObjectKind::Charge
+            | ObjectKind::Invoice
+            | ObjectKind::CheckoutSession
+            | ObjectKind::Transaction => scope.realm.clone(),
+        };
+        Self { scope: Scope { project_id: scope.project_id.clone(), realm }, object: object.clone() }
+    }
+}
+
+/// The key of what carries attribution.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubjectKey {
+    /// Project and realm.
+    pub scope: Scope,
+    /// Sale object, subscription or customer.
+    pub subject: Subject,
+}
+
+/// One sale with everything the fold needs.
+#[derive(Clone, Debug)]
+pub struct Sale {
+    /// Id.
+    pub id: SaleId,
+    /// Where its ids belong.
+    pub scope: Scope,
+    /// The owner of its project.
+    pub owner: OrganizationId,
+    /// The sale that carries its facts now.
+    pub merged_into: Option<SaleId>,
+    /// When the last event about it was received.
+    pub received_at: Timestamp,
+    /// Ids of the payment.
+    pub aliases: BTreeSet<AliasKey>,
+    /// What was told.
+    pub facts: SaleFacts,
+    /// What people decided.
+    pub decisions: Vec<Decision>,
+    /// Commissions, whether owed or taken back.
+    pub commissions: Vec<Commission>,
+    /// Events and decisions of this batch that touched it.
+    pub causes: BTreeSet<Cause>,
+    /// Flags of a sale merged into this one, by enrollment.
+    pub inherited_flags: BTreeMap<EnrollmentId, BTreeMap<Stop, Flag>>,
+}
+
+impl Sale {
+    /// A sale that nothing is known of.
+    #[must_use]
+    pub fn open(id: SaleId, scope: Scope, owner: OrganizationId) -> Self {
+        Self {
+            id,
+            scope,
+            owner,
+            merged_into: None,
+            received_at: Timestamp::EPOCH,
+            aliases: BTreeSet::new(),
+            facts: SaleFacts::default(),
+            decisions: Vec::new(),
+            commissions: Vec::new(),
+            causes: BTreeSet::new(),
+            inherited_flags: BTreeMap::new(),
+        }
+    }
+
+    fn advancement(&self) -> u8 {
+        self.commissions.iter().map(Commission::advancement).max().unwrap_or(0)
+    }
+}
+
+/// An operator should look at something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// Stable word.
+    pub kind: &'static str,
+    /// What it is about.
+    pub object: String,
+    /// What happened and what to do.
+    pub detail: String,
+}
+
+/// A fact could not be applied. Deterministic: trying again gives the same.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FoldError {
+    /// The caller did not load the sale of this object. A bug, never a provider's fault.
+    #[error("no sale was loaded for {0}")]
+    NotLoaded(String),
+    /// Amounts do not fit, or an entry would not balance.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Amounts do not fit.
+    #[error(transparent)]
+    Money(#[from] super::money::MoneyError),
+}
+
+/// What folding one sale gave.
+#[derive(Clone, Debug)]
+pub struct Folded {
+    /// The sale.
+    pub sale_id: SaleId,
+    /// What its facts say.
+    pub summary: Option<Summary>,
+    /// Who referred it.
+    pub attribution: Attribution,
+    /// Commissions that changed, with the entries to post.
+    pub posted: Vec<Posted>,
+    /// What an operator should see.
+    pub findings: Vec<Finding>,
+}
+
+/// The sales of a batch.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    sales: BTreeMap<SaleId, Sale>,
+    by_alias: HashMap<AliasKey, SaleId>,
+    hints: HashMap<SubjectKey, BTreeSet<Hint>>,
+    ended: BTreeMap<(Scope, String), Timestamp>,
+    dirty: BTreeSet<SaleId>,
+}
+
+impl Book {
+    /// Puts a loaded or new sale in. Its aliases then lead to it.
+    pub fn insert(&mut self, sale: Sale) {
+        for alias in &sale.aliases {
+            self.by_alias.insert(alias.clone(), sale.id.clone());
+        }
+        self.sales.insert(sale.id.clone(), sale);
+    }
+
+    /// Adds an id to a sale that is in the book.
+    pub fn add_alias(&mut self, sale_id: &SaleId, alias: AliasKey) {
+        if let Some(sale) = self.sales.get_mut(sale_id) {
+            sale.aliases.insert(alias.clone());
+            self.by_alias.insert(alias, sale_id.clone());
+        }
+    }
+
+    /// Puts a loaded hint in.
+    pub fn insert_hint(&mut self, subject: SubjectKey, hint: Hint) {
+        self.hints.entry(subject).or_default().insert(hint);
+    }
+
+    /// Puts in that a subscription has ended.
+    pub fn insert_ended(&mut self, scope: Scope, subscription: String, at: Timestamp) {
+        let known = self.ended.entry((scope, subscription)).or_insert(at);
+        *known = (*known).min(at);
+    }
+
+    /// The sale that an id leads to.
+    #[must_use]
+    pub fn find(&self, alias: &AliasKey) -> Option<&SaleId> {
+        self.by_alias.get(alias)
+    }
+
+    /// A sale of the book.
+    #[must_use]
+    pub fn sale(&self, id: &SaleId) -> Option<&Sale> {
+        self.sales.get(id)
+    }
+
+    /// A sale of the book, to be folded again.
+    pub fn touch(&mut self, id: &SaleId) -> Option<&mut Sale> {
+        let sale = self.sales.get_mut(id)?;
+        self.dirty.insert(id.clone());
+        Some(sale)
+    }
+
+    /// All sales of the book.
+    pub fn sales(&self) -> impl Iterator<Item = &Sale> {
+        self.sales.values()
+    }
+
+    /// Whether folding is due for the sale.
+    #[must_use]
+    pub fn is_dirty(&self, id: &SaleId) -> bool {
+        self.dirty.contains(id)
+    }
+
+    /// All hints of the book.
+    pub fn hints(&self) -> impl Iterator<Item = (&SubjectKey, &Hint)> {
+        self.hints.iter().flat_map(|(subject, hints)| hints.iter().map(move |hint| (subject, hint)))
+    }
+
+    /// The ids of payments that a fact names. The caller loads or opens their sales first.
+    #[must_use]
+    pub fn objects_of(fact: &Fact) -> Vec<&ObjectRef> {
+        match fact {
+            Fact::SalePaid(paid) => std::iter::once(&paid.sale).chain(&paid.parent).collect(),
+            Fact::SaleLinked { sale, alias } => vec![sale, alias],
+            Fact::SaleAttributed { subject: Subject::Sale(object), .. } => vec![object],
+            Fact::Refund(refund) => vec![&refund.sale],
+            Fact::RefundedTotal { sale, .. } => vec![sale],
+            Fact::Dispute(dispute) => vec![&dispute.sale],
+            Fact::ChargebackReversed(reversal) => vec![&reversal.sale],
+            Fact::SaleAttributed { .. }
+            | Fact::TransferSeen(_)
+            | Fact::TransferReversed(_)
+            | Fact::PayoutAccount(_)
+            | Fact::PayoutAccountGone { .. }
+            | Fact::SubscriptionEnded { .. }
+            | Fact::BankPayout(_) => Vec::new(),
+        }
+    }
+
+    /// The subscriptions and customers that a fact names; what is loaded and locked before sales.
+    #[must_use]
+    pub fn carriers_of(fact: &Fact) -> Vec<Subject> {
+        match fact {
+            Fact::SalePaid(paid) => {
+                let customer = paid.customer.clone().map(Subject::Customer);
+                let subscription = paid.subscription.clone().map(Subject::Subscription);
+                customer.into_iter().chain(subscription).collect()
+            }
+            Fact::SaleAttributed { subject, .. } => match subject {
+                Subject::Sale(_) => Vec::new(),
+                Subject::Subscription(_) | Subject::Customer(_) => vec![subject.clone()],
+            },
+            Fact::SubscriptionEnded { subscription, .. } => vec![Subject::Subscription(subscription.clone())],
+            Fact::SaleLinked { .. }
+            | Fact::Refund(_)
+            | Fact::RefundedTotal { .. }
+            | Fact::Dispute(_)
+            | Fact::ChargebackReversed(_)
+            | Fact::TransferSeen(_)
+            | Fact::TransferReversed(_)
+            | Fact::PayoutAccount(_)
+            | Fact::PayoutAccountGone { .. }
+            | Fact::BankPayout(_) => Vec::new(),
+        }
+    }
+
+    /// Applies one fact of the event `cause` that was received at `received_at`.
+    ///
+    /// # Errors
+    /// [`FoldError::NotLoaded`] if the caller forgot a sale.
+    pub fn apply(
+        &mut self,
+        scope: &Scope,
+        fact: &Fact,
+        cause: &Cause,
+        received_at: Timestamp,
+    ) -> Result<(), FoldError> {
+        let mut ids = Vec::new();
+        for object in Self::objects_of(fact) {
+            let key = AliasKey::new(scope, object);
+            let id = self.by_alias.get(&key).ok_or_else(|| FoldError::NotLoaded(object.to_string()))?;
+            ids.push(id.clone());
+        }
+        if let [first, second] = ids.as_slice()
+            && first != second
+        {
+            let survivor = self.merge(&first.clone(), &second.clone());
+            ids = vec![survivor];
+        }
+        if let Some(id) = ids.first() {
+            let sale = self.touch(id).ok_or_else(|| FoldError::NotLoaded(id.to_string()))?;
+            sale.received_at = sale.received_at.max(received_at);
+            sale.causes.insert(cause.clone());
+            sale.facts.merge(fact);
+        }
+        match fact {
+            Fact::SaleAttributed { subject, hint } => {
+                let subject = match subject {
+                    // A hint on the sale follows its alias, the owner's own ids included.
+                    Subject::Sale(object) => {
+                        let key = AliasKey::new(scope, object);
+                        SubjectKey { scope: key.scope, subject: Subject::Sale(key.object) }
+                    }
+                    Subject::Subscription(_) | Subject::Customer(_) => {
+                        SubjectKey { scope: scope.clone(), subject: subject.clone() }
+                    }
+                };
+                if self.hints.entry(subject.clone()).or_default().insert(hint.clone()) {
+                    self.touch_carried(&subject.scope, &subject.subject, cause);
+                }
+            }
+            Fact::SubscriptionEnded { subscription, at } => {
+                self.insert_ended(scope.clone(), subscription.clone(), *at);
+                self.touch_carried(scope, &Subject::Subscription(subscription.clone()), cause);
+            }
+            Fact::SalePaid(_)
+            | Fact::SaleLinked { .. }
+            | Fact::Refund(_)
+            | Fact::RefundedTotal { .. }
+            | Fact::Dispute(_)
+            | Fact::ChargebackReversed(_)
+            | Fact::TransferSeen(_)
+            | Fact::TransferReversed(_)
+            | Fact::PayoutAccount(_)
+            | Fact::PayoutAccountGone { .. }
+            | Fact::BankPayout(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Marks the sales of a subscription or customer for folding.
+    fn touch_carried(&mut self, scope: &Scope, subject: &Subject, cause: &Cause) {
+        let carried: Vec<SaleId> = self
+            .sales
+            .values()
+            .filter(|sale| sale.scope == *scope)
+            .filter(|sale| {
+                sale.facts.payments.values().any(|payment| match subject {
+                    Subject::Sale(_) => false,
+                    Subject::Subscription(id) => payment.subscription.as_ref() == Some(id),
+                    Subject::Customer(id) => payment.customer.as_ref() == Some(id),
+                })
+            })
+            .map(|sale| sale.id.clone())
+            .collect();
+        for id in carried {
+            if let Some(sale) = self.touch(&id) {
+                sale.causes.insert(cause.clone());
+            }
+        }
+    }
+
+    /// Makes one sale of two (`rulings.md` 5): the one whose commission is further survives, then the
+    /// one with the lower id. The other keeps its row and its commissions, whose target becomes zero.
+    fn merge(&mut self, a: &SaleId, b: &SaleId) -> SaleId {
+        let advancement = |id: &SaleId| self.sales.get(id).map_or(0, Sale::advancement);
+        let a_survives = match advancement(a).cmp(&advancement(b)) {
+            std::cmp::Ordering::Greater => true,
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Equal => a < b,
+        };
+        let (survivor_id, loser_id) =
+            if a_survives { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) };
+        let Some(mut loser) = self.sales.remove(&loser_id) else { return survivor_id };
+        let aliases = std::mem::take(&mut loser.aliases);
+        let facts = std::mem::take(&mut loser.facts);
+        let decisions = std::mem::take(&mut loser.decisions);
+        let mut inherited = std::mem::take(&mut loser.inherited_flags);
+        for commission in &loser.commissions {
+            inherited.entry(commission.enrollment_id.clone()).or_default().extend(commission.flags.clone());
+        }
+        loser.merged_into = Some(survivor_id.clone());
+        let causes = loser.causes.clone();
+        let received_at = loser.received_at;
+        self.sales.insert(loser_id.clone(), loser);
+        self.dirty.insert(loser_id);
+        for alias in &aliases {
+            self.by_alias.insert(alias.clone(), survivor_id.clone());
+        }
+        if let Some(survivor) = self.touch(&survivor_id) {
+            survivor.aliases.extend(aliases);
+            survivor.facts.absorb(facts);
+            survivor.decisions.extend(decisions);
+            survivor.decisions.sort_by(|x, y| (x.at, &x.id).cmp(&(y.at, &y.id)));
+            survivor.received_at = survivor.received_at.max(received_at);
+            survivor.causes.extend(causes);
+            for (enrollment, flags) in inherited {
+                survivor.inherited_flags.entry(enrollment).or_default().extend(flags);
+            }
+        }
+        survivor_id
+    }
+
+    /// Folds every sale that changed, in order of id, and takes the results over into the book.
+    ///
+    /// # Errors
+    /// [`FoldError`] when an amount does not fit; then nothing of the batch may be written.
+    pub fn fold(
+        &mut self,
+        directory: &Directory,
+        now: Timestamp,
+        merge_grace_s: i64,
+    ) -> Result<Vec<Folded>, FoldError> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut results = Vec::new();
+        for id in dirty {
+            let Some(sale) = self.sales.get(&id) else { continue };
+            let folded = self.fold_sale(sale, directory, now, merge_grace_s)?;
+            if let Some(sale) = self.sales.get_mut(&id) {
+                for posted in &folded.posted {
+                    let commission = posted.commission.clone();
+                    match sale.commissions.iter_mut().find(|known| known.id == commission.id) {
+                        Some(known) => *known = commission,
+                        None => sale.commissions.push(commission),
+                    }
+                }
+            }
+            results.push(folded);
+        }
+        Ok(results)
+    }
+
+    fn fold_sale(
+        &self,
+        sale: &Sale,
+        directory: &Directory,
+        now: Timestamp,
+        merge_grace_s: i64,
+    ) -> Result<Folded, FoldError> {
+        let summary = if sale.merged_into.is_some() { None } else { sale.facts.summary()? };
+        let mut findings = Vec::new();
+        let mut attribution = Attribution::default();
+        if let Some(summary) = &summary {
+            let hints = self.hints_of(sale, summary);
+            attribution =
+                attribution::attribute(&sale.owner, summary.paid_at, &sale.decisions, &hints, directory);
+            for oddity in &summary.oddities {
+                findings.push(oddity_finding(sale, *oddity));
+            }
+            for (code, why) in &attribution.refused {
+                findings.push(refused_finding(sale, code, *why));
+            }
+        }
+        let mut owed_to = attribution.to.as_ref().map(|(enrollment, _)| enrollment.clone());
+        // Once a payout took part of it, the attribution stands (`rulings.md` 8).
+        let frozen = sale.commissions.iter().find(|commission| commission.level == 0 && commission.claimed);
+        if let (Some(frozen), None) = (frozen, &sale.merged_into) {
+            if owed_to.as_ref() != Some(&frozen.enrollment_id) {
+                findings.push(Finding {
+                    kind: "attribution_contradiction",
+                    object: sale.id.to_string(),
+                    detail: format!(
+                        "the sale's commission {} is part of a payout, but newer facts attribute the sale elsewhere; nothing was moved",
+                        frozen.id
+                    ),
+                });
+            }
+            owed_to = Some(frozen.enrollment_id.clone());
+        }
+        let mut commissions: Vec<Commission> = sale.commissions.clone();
+        if let (Some(owed_to), Some(summary)) = (&owed_to, &summary)
+            && !commissions
+                .iter()
+                .any(|commission| commission.enrollment_id == *owed_to && commission.level == 0)
+            && let Some(new) = new_commission(sale, owed_to, summary, directory)?
+        {
+            commissions.push(new);
+        }
+        let mut posted = Vec::new();
+        for mut commission in commissions {
+            let before = sale.commissions.iter().find(|known| known.id == commission.id);
+            if let Some(flags) = sale.inherited_flags.get(&commission.enrollment_id) {
+                for (stop, flag) in flags {
+                    commission.flags.entry(stop.clone()).or_insert_with(|| flag.clone());
+                }
+            }
+            let is_owed = sale.merged_into.is_none() && owed_to.as_ref() == Some(&commission.enrollment_id);
+            let voided = if sale.merged_into.is_some() {
+                Some(Voided::Merged)
+            } else if is_owed {
+                None
+            } else {
+                Some(Voided::Reattributed)
+            };
+            let decisions: Vec<Decision> = sale
+                .decisions
+                .iter()
+                .filter(|decision| decision.enrollment_id == commission.enrollment_id)
+                .cloned()
+                .collect();
+            let target = commission::target(&Input {
+                commission: &commission,
+                sale: summary.as_ref(),
+                voided,
+                decisions: &decisions,
+                more_stops: self.more_stops(sale, summary.as_ref(), &commission, directory),
+                not_before: sale.received_at.plus_secs(merge_grace_s),
+                received_at: sale.received_at,
+                now,
+            })?;
+            if target.tax_overdue {
+                findings.push(Finding {
+                    kind: "tax_unknown",
+                    object: sale.id.to_string(),
+                    detail: format!(
+                        "commission {} is net of tax, but no event told the tax for a day; it stays unpayable until one does or the commission is rejected",
+                        commission.id
+                    ),
+                });
+            }
+            let result = commission::post(&commission, target)?;
+            if before != Some(&result.commission) {
+                posted.push(result);
+            }
+        }
+        Ok(Folded { sale_id: sale.id.clone(), summary, attribution, posted, findings })
+    }
+
+    fn hints_of<'a>(&'a self, sale: &Sale, summary: &Summary) -> Hints<'a> {
+        let told = |scope: &Scope, subject: Subject| {
+            let key = SubjectKey { scope: scope.clone(), subject };
+            self.hints.get(&key).into_iter().flatten()
+        };
+        Hints {
+            sale: sale
+                .aliases
+                .iter()
+                .flat_map(|alias| told(&alias.scope, Subject::Sale(alias.object.clone())))
+                .collect(),
+            subscription: summary
+                .subscription
+                .iter()
+                .flat_map(|id| told(&sale.scope, Subject::Subscription(id.clone())))
+                .collect(),
+            customer: summary
+                .customer
+                .iter()
+                .flat_map(|id| told(&sale.scope, Subject::Customer(id.clone())))
+                .collect(),
+        }
+    }
+
+    /// Stops that need more than the facts of the sale: an ended subscription, a buyer who looks like
+    /// the affiliate. Money already paid is not stopped by either.
+    fn more_stops(
+        &self,
+        sale: &Sale,
+        summary: Option<&Summary>,
+        commission: &Commission,
+        directory: &Directory,
+    ) -> BTreeSet<Stop> {
+        let mut stops = BTreeSet::new();
+        if let Some(subscription) = summary.and_then(|summary| summary.subscription.as_ref())
+            && self.ended.contains_key(&(sale.scope.clone(), subscription.clone()))
+        {
+            stops.insert(Stop { kind: StopKind::Cancellation, id: subscription.clone() });
+        }
+        if let Some(enrollment) = directory.enrollments.get(&commission.enrollment_id)
+            && !enrollment.emails.is_disjoint(&sale.facts.buyer_emails)
+        {
+            stops.insert(Stop { kind: StopKind::SelfReferral, id: commission.enrollment_id.to_string() });
+        }
+        stops
+    }
+}
+
+/// The direct commission of a sale that has none for this enrollment yet; `None` if it would earn
+/// nothing, or if the enrollment is unknown.
+fn new_commission(
+    sale: &Sale,
+    enrollment_id: &EnrollmentId,
+    summary: &Summary,
+    directory: &Directory,
+) -> Result<Option<Commission>, FoldError> {
+    let Some((enrollment, program)) = directory.membership(enrollment_id) else { return Ok(None) };
+    let Some(version) = program.terms_at(summary.paid_at) else { return Ok(None) };
+    let earned = version.terms.earned(summary)?;
+    if earned.amount == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Commission {
+        id: Commission::id_of(&sale.id, &enrollment.id, 0),
+        conversion_id: Commission::conversion_id_of(&sale.id, &enrollment.id),
+        sale_id: sale.id.clone(),
+        enrollment_id: enrollment.id.clone(),
+        program_id: program.id.clone(),
+        level: 0,
+        currency: earned.currency,
+        terms: version.terms.clone(),
+        terms_version: version.version,
+        base: earned.base,
+        amount: earned.amount,
+        earned: 0,
+        clawed: 0,
+        held: 0,
+        released: 0,
+        state: CommissionState::Held,
+        reason: None,
+        claimed: false,
+        revision: 0,
+        paid_at: summary.paid_at,
+        due_at: None,
+        flags: BTreeMap::new(),
+    }))
+}
+
+fn oddity_finding(sale: &Sale, oddity: super::sale::Oddity) -> Finding {
+    use super::sale::Oddity;
+    let detail = match oddity {
+        Oddity::TakenExceedsSale => {
+            "refunds and disputes exceed what was paid; the clawback is capped at the commission"
+        }
+        Oddity::CurrencyMismatch => {
+            "a refund or dispute is in another currency than the sale and was not counted; check it with the provider"
+        }
+    };
+    Finding { kind: oddity.as_str(), object: sale.id.to_string(), detail: detail.to_owned() }
+}
+
+fn refused_finding(sale: &Sale, code: &str, why: super::program::NoAttribution) -> Finding {
+    use super::program::NoAttribution;
+    let (kind, detail) = match why {
+        NoAttribution::UnknownCode => ("unknown_code", "names no enrollment"),
+        NoAttribution::CodeNotValid => ("code_not_valid", "was not valid when the sale was paid"),
+        NoAttribution::EnrollmentNotActive => {
+            ("enrollment_not_active", "belongs to an enrollment that was not active when the sale was paid")
+        }
+        NoAttribution::ProgramNotActive => {
+            ("program_not_active", "belongs to a program that was not active when the sale was paid")
+        }
+    };
+    Finding {
+        kind,
+        object: sale.id.to_string(),
+        detail: format!("code `{code}` {detail}; attribute the sale by hand if it should count"),
+    }
+}
+
+/// Whether a decision is allowed in a state, for the edge that takes decisions
+/// (`semantics.md`, "One state machine").
+#[must_use]
+pub fn is_allowed(decision: DecisionKind, state: CommissionState) -> bool {
+    match decision {
+        DecisionKind::Attribute => true,
+        DecisionKind::Approve => match state {
+            CommissionState::AwaitingReview | CommissionState::Flagged => true,
+            CommissionState::Held
+            | CommissionState::Payable
+            | CommissionState::InPayout
+            | CommissionState::Paid
+            | CommissionState::Denied
+            | CommissionState::Reversed => false,
+        },
+        DecisionKind::Reject => match state {
+            CommissionState::AwaitingReview | CommissionState::Flagged | CommissionState::Held => true,
+            CommissionState::Payable
+            | CommissionState::InPayout
+            | CommissionState::Paid
+            | CommissionState::Denied
+            | CommissionState::Reversed => false,
+        },
+        DecisionKind::Clawback => match state {
+            CommissionState::AwaitingReview
+            | CommissionState::Held
+            | CommissionState::Flagged
+            | CommissionState::Payable
+            | CommissionState::InPayout
+            | CommissionState::Paid => true,
+            CommissionState::Denied | CommissionState::Reversed => false,
+        },
+    }
+}

@@ -1,0 +1,295 @@
+//! Double entry: accounts, postings and entries that balance by construction.
+//!
+//! Amounts are positive minor units, the side is debit or credit. What an affiliate is owed is a
+//! liability, so those accounts grow on the credit side; a program's expense grows on the debit side.
+//! Entries are never changed; a correction is a new entry.
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    ids::{CommissionId, EnrollmentId, EntryId, LotId, ProgramId},
+    money::{self, Currency, MoneyError},
+    program::words,
+};
+
+words! {
+    /// Where a posting lands.
+    Account {
+        /// Enrollment: earned, not payable yet.
+        Held = "held",
+        /// Enrollment: payable; negative is debt.
+        Payable = "payable",
+        /// Enrollment: reserved by a payout that is under way.
+        InTransit = "in_transit",
+        /// Enrollment: paid out.
+        Paid = "paid",
+        /// Program: what commissions cost.
+        Expense = "expense",
+        /// Program: platform fees kept.
+        FeeIncome = "fee_income",
+        /// Program: cash that came back from reversed transfers.
+        ReturnedCash = "returned_cash",
+        /// Program: cash that left.
+        CashOut = "cash_out",
+    }
+}
+
+words! {
+    /// Left or right.
+    Side {
+        /// Left.
+        Debit = "debit",
+        /// Right.
+        Credit = "credit",
+    }
+}
+
+words! {
+    /// What an entry does.
+    EntryKind {
+        /// A commission is earned.
+        Accrual = "accrual",
+        /// The amount earned changes because better facts about the sale arrived.
+        Adjustment = "adjustment",
+        /// Part of a commission is taken back.
+        Clawback = "clawback",
+        /// Part of what was taken back is given again.
+        Reinstatement = "reinstatement",
+        /// Held becomes payable.
+        Release = "release",
+        /// Payable becomes held, because something stops the money.
+        Suspension = "suspension",
+    }
+}
+
+/// An account of one owner: an enrollment or a program.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// An affiliate's side.
+    Enrollment(EnrollmentId),
+    /// The program's side.
+    Program(ProgramId),
+}
+
+impl Owner {
+    /// The owner's id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Enrollment(id) => id.as_str(),
+            Self::Program(id) => id.as_str(),
+        }
+    }
+}
+
+/// One line of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Posting {
+    /// Whose account.
+    pub owner: Owner,
+    /// Which account.
+    pub account: Account,
+    /// Left or right.
+    pub side: Side,
+    /// Minor units, more than 0.
+    pub amount: i64,
+}
+
+/// What made an entry necessary.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(tag = "kind", content = "id", rename_all = "snake_case")]
+pub enum Cause {
+    /// A stored webhook event (inbox id).
+    Event(String),
+    /// A person's decision (decision id).
+    Decision(String),
+    /// Time passed; the text is the rule, such as `hold_over`.
+    Time(&'static str),
+}
+
+/// The lines do not balance, or a line is not positive.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// Debits differ from credits.
+    #[error("entry {entry} does not balance: debits {debits}, credits {credits}")]
+    Unbalanced {
+        /// The entry.
+        entry: EntryId,
+        /// Sum of debits, minor units.
+        debits: i64,
+        /// Sum of credits, minor units.
+        credits: i64,
+    },
+    /// A line of zero or less.
+    #[error("entry {0} has a line that is not positive")]
+    NotPositive(EntryId),
+    /// Sums do not fit.
+    #[error(transparent)]
+    Money(#[from] MoneyError),
+}
+
+/// A balanced set of lines of one currency, for one revision of one commission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Derived from commission and revision, so that the same posting cannot be made twice.
+    pub id: EntryId,
+    /// The commission.
+    pub commission_id: CommissionId,
+    /// 1, 2, 3, … per commission (`rulings.md` 2).
+    pub revision: i64,
+    /// What it does.
+    pub kind: EntryKind,
+    /// Whose commission.
+    pub enrollment_id: EnrollmentId,
+    /// Which program pays.
+    pub program_id: ProgramId,
+    /// Currency of all lines.
+    pub currency: Currency,
+    lines: Vec<Posting>,
+}
+
+/// Which commission an entry belongs to.
+#[derive(Clone, Debug)]
+pub struct Subject<'a> {
+    /// The commission.
+    pub commission_id: &'a CommissionId,
+    /// Whose commission.
+    pub enrollment_id: &'a EnrollmentId,
+    /// Which program pays.
+    pub program_id: &'a ProgramId,
+    /// Currency.
+    pub currency: Currency,
+}
+
+impl Entry {
+    /// An entry of the given lines.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the lines are not positive or do not balance.
+    pub fn new(
+        of: &Subject<'_>,
+        revision: i64,
+        kind: EntryKind,
+        lines: Vec<Posting>,
+    ) -> Result<Self, LedgerError> {
+        let id = EntryId::derived(&[of.commission_id.as_str(), &revision.to_string()]);
+        if lines.iter().any(|line| line.amount <= 0) {
+            return Err(LedgerError::NotPositive(id));
+        }
+        let total = |side| money::sum(lines.iter().filter(|line| line.side == side).map(|line| line.amount));
+        let (debits, credits) = (total(Side::Debit)?, total(Side::Credit)?);
+        if debits != credits || lines.is_empty() {
+            return Err(LedgerError::Unbalanced { entry: id, debits, credits });
+        }
+        Ok(Self {
+            id,
+            commission_id: of.commission_id.clone(),
+            revision,
+            kind,
+            enrollment_id: of.enrollment_id.clone(),
+            program_id: of.program_id.clone(),
+            currency: of.currency,
+            lines,
+        })
+    }
+
+    /// The lines, balanced.
+    #[must_use]
+    pub fn lines(&self) -> &[Posting] {
+        &self.lines
+    }
+
+    /// What the entry changes an account by, seen from the credit side, minor units.
+    pub fn effect_on(&self, account: Account) -> Result<i64, MoneyError> {
+        money::sum(self.lines.iter().filter(|line| line.account == account).map(|line| match line.side {
+            Side::Debit => line.amount.saturating_neg(),
+            Side::Credit => line.amount,
+        }))
+    }
+
+    /// SHA-256 over everything the entry says, so that an edited row shows (`rulings.md` 25).
+    #[must_use]
+    pub fn content_hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut put = |text: &str| {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text.as_bytes());
+        };
+        put(self.id.as_str());
+        put(self.commission_id.as_str());
+        put(&self.revision.to_string());
+        put(self.kind.as_str());
+        put(self.enrollment_id.as_str());
+        put(self.program_id.as_str());
+        put(self.currency.as_str());
+        for line in &self.lines {
+            put(line.owner.as_str());
+            put(line.account.as_str());
+            put(line.side.as_str());
+            put(&line.amount.to_string());
+        }
+        hash.finalize().into()
+    }
+}
+
+words! {
+    /// Why a lot exists.
+    LotKind {
+        /// A commission became payable.
+        Release = "release",
+        /// A commission that is payable was earned or adjusted further.
+        Adjustment = "adjustment",
+        /// Taken back from what is payable or already paid; nets against the next payout.
+        CarryForward = "carry_forward",
+        /// Given again.
+        Reinstatement = "reinstatement",
+        /// Stopped: leaves the payable side.
+        Suspension = "suspension",
+    }
+}
+
+/// A signed part of the payable balance that a payout can claim (`rulings.md` 12).
+/// The sum of unclaimed lots is the payable balance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lot {
+    /// Derived from the entry.
+    pub id: LotId,
+    /// The entry that changed the payable balance.
+    pub entry_id: EntryId,
+    /// The commission.
+    pub commission_id: CommissionId,
+    /// Whose balance.
+    pub enrollment_id: EnrollmentId,
+    /// Currency.
+    pub currency: Currency,
+    /// Why.
+    pub kind: LotKind,
+    /// Signed minor units, not 0.
+    pub amount: i64,
+}
+
+impl Lot {
+    /// The lot that goes with an entry, if the entry changes the payable balance.
+    pub fn of(entry: &Entry) -> Result<Option<Self>, MoneyError> {
+        let amount = entry.effect_on(Account::Payable)?;
+        if amount == 0 {
+            return Ok(None);
+        }
+        let kind = match entry.kind {
+            EntryKind::Accrual | EntryKind::Adjustment => LotKind::Adjustment,
+            EntryKind::Clawback => LotKind::CarryForward,
+            EntryKind::Reinstatement => LotKind::Reinstatement,
+            EntryKind::Release => LotKind::Release,
+            EntryKind::Suspension => LotKind::Suspension,
+        };
+        Ok(Some(Self {
+            id: LotId::derived(&[entry.id.as_str()]),
+            entry_id: entry.id.clone(),
+            commission_id: entry.commission_id.clone(),
+            enrollment_id: entry.enrollment_id.clone(),
+            currency: entry.currency,
+            kind,
+            amount,
+        }))
+    }
+}
