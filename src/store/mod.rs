@@ -1,0 +1,14 @@
+//! SQL and nothing else: one file per table family, one SQL text for both engines.
+//!
+//! Start with `db.rs` ([`Db`], [`Conn`], [`Tx`]) and `dialect.rs` (every difference between the
+//! engines). Functions that read take `&mut Conn`; functions that write take `&mut Tx`, which cannot be
+//! committed through a reference, so the one owner of a transaction is visible in `app`. Nothing here
+//! decides anything, asks for the time or knows a provider.
+
+mod db;
+mod dialect;
+mod error;
+
+pub use db::{Conn, Db, DbOptions, Query, Tx};
+pub use dialect::{Engine, Sql};
+pub use error::{DatabaseError, StoreError, expect_one};
