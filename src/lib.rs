@@ -4,3 +4,4 @@
 //!
 //! - [`domain`]: the rules, pure; facts, the fold, the ledger.
 pub mod domain;
+pub mod providers;
