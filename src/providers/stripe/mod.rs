@@ -1,0 +1,47 @@
+//! Stripe: signed snapshot events in, of any API version since 2017. Thin events are recognised and
+//! left alone.
+
+mod facts;
+mod webhook;
+
+use secrecy::SecretString;
+
+use super::{EventHead, Inbound, InvalidBody, MalformedEvent, SignatureError, Translation};
+use crate::domain::time::Timestamp;
+
+/// The provider named `stripe`.
+#[derive(Debug, Clone, Copy)]
+pub struct Stripe;
+
+impl Inbound for Stripe {
+    fn name(&self) -> &'static str {
+        "stripe"
+    }
+
+    fn signature_header(&self) -> &'static str {
+        "stripe-signature"
+    }
+
+    fn verify(
+        &self,
+        headers: &[&[u8]],
+        body: &[u8],
+        secrets: &[SecretString],
+        tolerance_s: i64,
+        now: Timestamp,
+    ) -> Result<(), SignatureError> {
+        webhook::SCHEME.verify(headers, body, secrets, tolerance_s, now)
+    }
+
+    fn sign(&self, body: &[u8], secret: &SecretString, at: Timestamp) -> String {
+        webhook::SCHEME.sign(body, secret, at)
+    }
+
+    fn head(&self, body: &[u8]) -> Result<EventHead, InvalidBody> {
+        webhook::head(body)
+    }
+
+    fn facts(&self, body: &[u8], attribution_keys: &[String]) -> Result<Translation, MalformedEvent> {
+        facts::translate(body, attribution_keys)
+    }
+}
