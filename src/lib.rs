@@ -3,4 +3,8 @@
 //! Map of the modules, from the inside out:
 //!
 //! - [`domain`]: the rules, pure; facts, the fold, the ledger.
+pub mod clock;
+pub mod config;
 pub mod domain;
+pub mod shutdown;
+pub mod telemetry;

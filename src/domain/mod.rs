@@ -8,4 +8,5 @@
 pub mod fact;
 pub mod ids;
 pub mod money;
+pub mod retry;
 pub mod time;
