@@ -5,7 +5,13 @@
 //! - [`domain`]: the rules, pure; facts, the fold, the ledger.
 //! - [`store`]: SQL for SQLite and PostgreSQL, and nothing else.
 //! - [`providers`]: one folder per payment provider; pure translation of events into facts.
+//! - [`app`]: the stages; owns every transaction.
 //! - [`clock`], [`config`], [`shutdown`], [`telemetry`]: leaves that the edges share.
+pub mod app;
+pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod providers;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;

@@ -14,6 +14,7 @@ pub mod ids;
 pub mod ledger;
 pub mod money;
 pub mod program;
+pub mod retry;
 pub mod sale;
 pub mod terms;
 pub mod time;

@@ -1,0 +1,77 @@
+//! The stages: each takes work from committed rows, decides with the domain, and ends in committed
+//! rows. This is the only module that sees both the store and the providers, and the only one that
+//! owns transactions. No network call is ever made inside one.
+
+use std::sync::Arc;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::Notify;
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    domain::{ids, time::Timestamp},
+    store::Db,
+};
+
+/// What every stage works with. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct App {
+    /// The database.
+    pub db: Db,
+    /// The resolved configuration.
+    pub config: Arc<Config>,
+    /// Read once per stage; everything below takes `now`.
+    pub clock: Arc<dyn Clock>,
+    /// Shortens the wait of the next stage. The poll is the truth, this is only a hint.
+    pub wake: Arc<Wake>,
+}
+
+/// In-process signals between stages.
+#[derive(Debug, Default)]
+pub struct Wake {
+    /// Something was received.
+    pub process: Notify,
+}
+
+impl App {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(db: Db, config: Arc<Config>, clock: Arc<dyn Clock>) -> Self {
+        Self { db, config, clock, wake: Arc::default() }
+    }
+
+    /// The clock, read now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+/// Randomness for ids and keys, from the operating system.
+#[must_use]
+pub fn random_u128() -> u128 {
+    let mut bytes = [0_u8; 16];
+    fill_random(&mut bytes);
+    u128::from_be_bytes(bytes)
+}
+
+/// Fills `bytes` with randomness from the operating system.
+pub fn fill_random(bytes: &mut [u8]) {
+    // Without randomness there are no ids and no keys; nothing sensible can go on.
+    SystemRandom::new().fill(bytes).expect("the operating system gives randomness");
+}
+
+/// A new id that sorts by `now`.
+macro_rules! new_id {
+    ($kind:ty, $now:expr) => {
+        <$kind>::random($now, $crate::app::random_u128())
+    };
+}
+pub(crate) use new_id;
+
+/// A new id for a stored event.
+#[must_use]
+pub fn new_inbox_id(now: Timestamp) -> ids::InboxId {
+    new_id!(ids::InboxId, now)
+}
