@@ -309,8 +309,8 @@ CREATE TABLE attribution_hint (
     subject_id   TEXT COLLATE "C" NOT NULL,
     source       BIGINT NOT NULL,              -- precedence: metadata key index, 100000 client reference, 100001 coupon
     code         TEXT COLLATE "C" NOT NULL,
-    at_us        BIGINT NOT NULL,
-    PRIMARY KEY (project_id, realm, subject_kind, subject_id, source, code, at_us)
+    at_us        BIGINT NOT NULL,                 -- earliest time it was told
+    PRIMARY KEY (project_id, realm, subject_kind, subject_id, source, code)
 );
 
 -- Which events said something about a sale.

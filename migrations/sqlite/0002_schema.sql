@@ -309,8 +309,8 @@ CREATE TABLE attribution_hint (
     subject_id   TEXT NOT NULL,
     source       INTEGER NOT NULL,              -- precedence: metadata key index, 100000 client reference, 100001 coupon
     code         TEXT NOT NULL,
-    at_us        INTEGER NOT NULL,
-    PRIMARY KEY (project_id, realm, subject_kind, subject_id, source, code, at_us)
+    at_us        INTEGER NOT NULL,                 -- earliest time it was told
+    PRIMARY KEY (project_id, realm, subject_kind, subject_id, source, code)
 ) STRICT;
 
 -- Which events said something about a sale.

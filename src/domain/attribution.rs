@@ -55,13 +55,13 @@ impl Basis {
 
 /// The hints that can speak for one sale.
 #[derive(Clone, Debug, Default)]
-pub struct Hints<'a> {
+pub struct Hints {
     /// Told for the sale itself.
-    pub sale: Vec<&'a Hint>,
+    pub sale: Vec<Hint>,
     /// Told for its subscription.
-    pub subscription: Vec<&'a Hint>,
+    pub subscription: Vec<Hint>,
     /// Told for its customer.
-    pub customer: Vec<&'a Hint>,
+    pub customer: Vec<Hint>,
 }
 
 /// Who referred a sale.
@@ -84,7 +84,7 @@ pub fn attribute(
     owner: &OrganizationId,
     paid_at: Timestamp,
     decisions: &[Decision],
-    hints: &Hints<'_>,
+    hints: &Hints,
     directory: &Directory,
 ) -> Attribution {
     let mut found = Attribution::default();
@@ -96,22 +96,18 @@ pub fn attribute(
         found.to = Some((decision.enrollment_id.clone(), Basis::Decision(decision.id.clone())));
         return found;
     }
-    let mut sale: Vec<&Hint> = hints.sale.clone();
-    sale.sort_by_key(|hint| (hint.source, hint.at, &hint.code));
-    let bound = |hints: &[&'_ Hint]| {
-        // The first code binds; a later one does not take the customer away.
-        let mut hints: Vec<Hint> = hints.iter().map(|hint| (*hint).clone()).collect();
-        hints.sort_by(|a, b| (a.at, a.source, &a.code).cmp(&(b.at, b.source, &b.code)));
-        hints
-    };
-    let customer: Vec<Hint> = bound(&hints.customer)
-        .into_iter()
-        .filter(|hint| hint.at <= paid_at.plus_secs(CUSTOMER_SLACK_S))
-        .collect();
+    let mut sale = hints.sale.clone();
+    sale.sort_by(|a, b| (a.source, a.at, &a.code).cmp(&(b.source, b.at, &b.code)));
+    // The first code binds; a later one does not take the subscription or the customer away.
+    let mut subscription = hints.subscription.clone();
+    subscription.sort_by(|a, b| (a.at, a.source, &a.code).cmp(&(b.at, b.source, &b.code)));
+    let mut customer = hints.customer.clone();
+    customer.retain(|hint| hint.at <= paid_at.plus_secs(CUSTOMER_SLACK_S));
+    customer.sort_by(|a, b| (a.at, a.source, &a.code).cmp(&(b.at, b.source, &b.code)));
     let candidates = sale
         .into_iter()
-        .map(|hint| Basis::SaleCode(hint.clone()))
-        .chain(bound(&hints.subscription).into_iter().map(Basis::SubscriptionCode))
+        .map(Basis::SaleCode)
+        .chain(subscription.into_iter().map(Basis::SubscriptionCode))
         .chain(customer.into_iter().map(Basis::CustomerCode));
     for basis in candidates {
         let code = basis.code().unwrap_or_default().to_owned();

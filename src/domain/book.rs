@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::{
     attribution::{self, Attribution, Hints},
     commission::{self, Commission, CommissionState, Decision, DecisionKind, Flag, Input, Posted, Voided},
-    fact::{Fact, Hint, ObjectKind, ObjectRef, Subject},
+    fact::{Fact, Hint, HintSource, ObjectKind, ObjectRef, Subject},
     ids::{EnrollmentId, OrganizationId, ProjectId, SaleId},
     ledger::{Cause, LedgerError},
     program::Directory,
@@ -91,6 +91,22 @@ pub struct SubjectKey {
     pub subject: Subject,
 }
 
+impl SubjectKey {
+    /// The key of `subject` in `scope`. A sale's own codes follow its alias, the owner's ids included.
+    #[must_use]
+    pub fn new(scope: &Scope, subject: &Subject) -> Self {
+        match subject {
+            Subject::Sale(object) => {
+                let alias = AliasKey::new(scope, object);
+                Self { scope: alias.scope, subject: Subject::Sale(alias.object) }
+            }
+            Subject::Subscription(_) | Subject::Customer(_) => {
+                Self { scope: scope.clone(), subject: subject.clone() }
+            }
+        }
+    }
+}
+
 /// One sale with everything the fold needs.
 #[derive(Clone, Debug)]
 pub struct Sale {
@@ -159,6 +175,9 @@ pub enum FoldError {
     /// The caller did not load the sale of this object. A bug, never a provider's fault.
     #[error("no sale was loaded for {0}")]
     NotLoaded(String),
+    /// The rules crashed on the fact. A bug; the event is kept.
+    #[error("the rules crashed on this event")]
+    Crashed,
     /// Amounts do not fit, or an entry would not balance.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -187,8 +206,11 @@ pub struct Folded {
 pub struct Book {
     sales: BTreeMap<SaleId, Sale>,
     by_alias: HashMap<AliasKey, SaleId>,
-    hints: HashMap<SubjectKey, BTreeSet<Hint>>,
+    /// Earliest time at which each code was told, by subject, source and code.
+    hints: HashMap<SubjectKey, BTreeMap<(HintSource, String), Timestamp>>,
+    new_hints: Vec<(SubjectKey, Hint)>,
     ended: BTreeMap<(Scope, String), Timestamp>,
+    new_ended: Vec<(Scope, String, Timestamp)>,
     dirty: BTreeSet<SaleId>,
 }
 
@@ -211,13 +233,20 @@ impl Book {
 
     /// Puts a loaded hint in.
     pub fn insert_hint(&mut self, subject: SubjectKey, hint: Hint) {
-        self.hints.entry(subject).or_default().insert(hint);
+        self.hints.entry(subject).or_default().insert((hint.source, hint.code), hint.at);
+    }
+
+    /// Whether the hint says something that the book does not know yet. A code that is told again
+    /// later, as every renewal does, says nothing new.
+    #[must_use]
+    pub fn is_news(&self, subject: &SubjectKey, hint: &Hint) -> bool {
+        let known = self.hints.get(subject).and_then(|hints| hints.get(&(hint.source, hint.code.clone())));
+        known.is_none_or(|at| hint.at < *at)
     }
 
     /// Puts in that a subscription has ended.
     pub fn insert_ended(&mut self, scope: Scope, subscription: String, at: Timestamp) {
-        let known = self.ended.entry((scope, subscription)).or_insert(at);
-        *known = (*known).min(at);
+        self.ended.insert((scope, subscription), at);
     }
 
     /// The sale that an id leads to.
@@ -250,9 +279,41 @@ impl Book {
         self.dirty.contains(id)
     }
 
-    /// All hints of the book.
-    pub fn hints(&self) -> impl Iterator<Item = (&SubjectKey, &Hint)> {
-        self.hints.iter().flat_map(|(subject, hints)| hints.iter().map(move |hint| (subject, hint)))
+    /// The hints that facts of this batch added.
+    #[must_use]
+    pub fn new_hints(&self) -> &[(SubjectKey, Hint)] {
+        &self.new_hints
+    }
+
+    /// The subscriptions whose end facts of this batch told.
+    #[must_use]
+    pub fn new_ended(&self) -> &[(Scope, String, Timestamp)] {
+        &self.new_ended
+    }
+
+    /// Everything that can carry a code to the sale: its own objects, its subscriptions, its customers.
+    #[must_use]
+    pub fn subjects_of(sale: &Sale) -> BTreeSet<SubjectKey> {
+        let objects = sale.aliases.iter().map(|alias| SubjectKey {
+            scope: alias.scope.clone(),
+            subject: Subject::Sale(alias.object.clone()),
+        });
+        let carriers = sale.facts.payments.values().flat_map(|payment| {
+            let customer = payment.customer.clone().map(Subject::Customer);
+            let subscription = payment.subscription.clone().map(Subject::Subscription);
+            customer
+                .into_iter()
+                .chain(subscription)
+                .map(|subject| SubjectKey { scope: sale.scope.clone(), subject })
+        });
+        objects.chain(carriers).collect()
+    }
+
+    /// The codes told for the subject.
+    #[must_use]
+    pub fn hints_for(&self, subject: &SubjectKey) -> Vec<Hint> {
+        let told = self.hints.get(subject).into_iter().flatten();
+        told.map(|((source, code), at)| Hint { source: *source, code: code.clone(), at: *at }).collect()
     }
 
     /// The ids of payments that a fact names. The caller loads or opens their sales first.
@@ -334,22 +395,16 @@ impl Book {
         }
         match fact {
             Fact::SaleAttributed { subject, hint } => {
-                let subject = match subject {
-                    // A hint on the sale follows its alias, the owner's own ids included.
-                    Subject::Sale(object) => {
-                        let key = AliasKey::new(scope, object);
-                        SubjectKey { scope: key.scope, subject: Subject::Sale(key.object) }
-                    }
-                    Subject::Subscription(_) | Subject::Customer(_) => {
-                        SubjectKey { scope: scope.clone(), subject: subject.clone() }
-                    }
-                };
-                if self.hints.entry(subject.clone()).or_default().insert(hint.clone()) {
+                let subject = SubjectKey::new(scope, subject);
+                if self.is_news(&subject, hint) {
+                    self.insert_hint(subject.clone(), hint.clone());
+                    self.new_hints.push((subject.clone(), hint.clone()));
                     self.touch_carried(&subject.scope, &subject.subject, cause);
                 }
             }
             Fact::SubscriptionEnded { subscription, at } => {
                 self.insert_ended(scope.clone(), subscription.clone(), *at);
+                self.new_ended.push((scope.clone(), subscription.clone(), *at));
                 self.touch_carried(scope, &Subject::Subscription(subscription.clone()), cause);
             }
             Fact::SalePaid(_)
@@ -555,27 +610,16 @@ impl Book {
         Ok(Folded { sale_id: sale.id.clone(), summary, attribution, posted, findings })
     }
 
-    fn hints_of<'a>(&'a self, sale: &Sale, summary: &Summary) -> Hints<'a> {
-        let told = |scope: &Scope, subject: Subject| {
-            let key = SubjectKey { scope: scope.clone(), subject };
-            self.hints.get(&key).into_iter().flatten()
+    fn hints_of(&self, sale: &Sale, summary: &Summary) -> Hints {
+        let told = |subject| self.hints_for(&SubjectKey { scope: sale.scope.clone(), subject });
+        let of_alias = |alias: &AliasKey| {
+            let subject = Subject::Sale(alias.object.clone());
+            self.hints_for(&SubjectKey { scope: alias.scope.clone(), subject })
         };
         Hints {
-            sale: sale
-                .aliases
-                .iter()
-                .flat_map(|alias| told(&alias.scope, Subject::Sale(alias.object.clone())))
-                .collect(),
-            subscription: summary
-                .subscription
-                .iter()
-                .flat_map(|id| told(&sale.scope, Subject::Subscription(id.clone())))
-                .collect(),
-            customer: summary
-                .customer
-                .iter()
-                .flat_map(|id| told(&sale.scope, Subject::Customer(id.clone())))
-                .collect(),
+            sale: sale.aliases.iter().flat_map(of_alias).collect(),
+            subscription: summary.subscription.clone().map(Subject::Subscription).map_or_else(Vec::new, told),
+            customer: summary.customer.clone().map(Subject::Customer).map_or_else(Vec::new, told),
         }
     }
 

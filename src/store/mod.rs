@@ -5,9 +5,13 @@
 //! committed through a reference, so the one owner of a transaction is visible in `app`. Nothing here
 //! decides anything, asks for the time or knows a provider.
 
+pub mod commissions;
 mod db;
 mod dialect;
 mod error;
+pub mod inbox;
+pub mod sales;
+pub mod transfers;
 
 pub use db::{Conn, Db, DbOptions, Query, Tx};
 pub use dialect::{Engine, Sql};

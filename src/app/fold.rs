@@ -1,0 +1,101 @@
+//! The part that every change of money shares: load sales under their locks, fold, record.
+//!
+//! The processor (facts), the release step (time) and decisions (people) differ only in what they put
+//! into the [`Book`] before folding.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    domain::{
+        book::{Book, Folded, FoldError, SubjectKey},
+        ids::{EnrollmentId, OrganizationId, SaleId},
+        program::{Directory, normalise_code},
+        time::Timestamp,
+    },
+    store::{
+        StoreError, Tx, commissions,
+        findings::{self, NewFinding, Severity},
+        programs, sales,
+    },
+};
+
+/// A batch could not be recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldAndRecordError {
+    /// The store refused, or another transaction was in the way.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The facts cannot be folded; trying again gives the same.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+    /// Another transaction moved an alias between resolving and locking; start again.
+    #[error("another transaction moved a sale of this batch")]
+    Moved,
+}
+
+/// Locks sales, then loads them with everything the fold needs, in statements of their own.
+pub(super) async fn load(tx: &mut Tx, ids: &BTreeSet<SaleId>) -> Result<Book, StoreError> {
+    sales::lock(tx, ids).await?;
+    let mut loaded = sales::load(tx, ids).await?;
+    commissions::load_into(tx, &mut loaded).await?;
+    let mut book = Book::default();
+    let mut subjects: BTreeSet<SubjectKey> = BTreeSet::new();
+    for sale in loaded.into_values() {
+        subjects.extend(Book::subjects_of(&sale));
+        book.insert(sale);
+    }
+    sales::load_hints(tx, &subjects, &mut book).await?;
+    Ok(book)
+}
+
+/// The programs, enrollments and codes that the sales of the book can touch.
+async fn directory(tx: &mut Tx, book: &Book) -> Result<Directory, StoreError> {
+    let mut codes: BTreeSet<(OrganizationId, String)> = BTreeSet::new();
+    let mut enrollments: BTreeSet<EnrollmentId> = BTreeSet::new();
+    for sale in book.sales() {
+        for subject in Book::subjects_of(sale) {
+            for hint in book.hints_for(&subject) {
+                codes.insert((sale.owner.clone(), normalise_code(&hint.code)));
+            }
+        }
+        enrollments.extend(sale.commissions.iter().map(|commission| commission.enrollment_id.clone()));
+        enrollments.extend(sale.decisions.iter().map(|decision| decision.enrollment_id.clone()));
+    }
+    let codes: Vec<_> = codes.into_iter().collect();
+    let enrollments: Vec<_> = enrollments.into_iter().collect();
+    programs::load_directory(tx, &codes, &enrollments).await
+}
+
+/// Folds what changed in the book and writes the result. The caller commits.
+pub(super) async fn fold_and_record(
+    tx: &mut Tx,
+    book: &mut Book,
+    now: Timestamp,
+    merge_grace_s: i64,
+) -> Result<Vec<Folded>, FoldAndRecordError> {
+    let directory = directory(tx, book).await?;
+    let folded = book.fold(&directory, now, merge_grace_s)?;
+    sales::save_hints(tx, book).await?;
+    sales::save(tx, book, &folded).await?;
+    let merged: Vec<(SaleId, SaleId)> = folded
+        .iter()
+        .filter_map(|folded| {
+            let survivor = book.sale(&folded.sale_id)?.merged_into.clone()?;
+            Some((folded.sale_id.clone(), survivor))
+        })
+        .collect();
+    commissions::move_decisions(tx, &merged).await?;
+    commissions::save(tx, book, &folded, now).await?;
+    let new: Vec<NewFinding> = folded
+        .iter()
+        .flat_map(|folded| &folded.findings)
+        .map(|finding| NewFinding {
+            kind: finding.kind.to_owned(),
+            severity: Severity::Warning,
+            object: finding.object.clone(),
+            detail: finding.detail.clone(),
+        })
+        .collect();
+    findings::raise(tx, &new, now).await?;
+    Ok(folded)
+}

@@ -1,0 +1,469 @@
+//! Inbox rows become facts, facts become money: a batch of events in one transaction.
+//!
+//! The steps are the same for one event and for two hundred: claim, translate, lock and load what the
+//! facts touch, apply, fold, record, mark, commit. A batch that fails is split until the event that
+//! cannot be processed stands alone; that one is tried again a bounded number of times and then parked,
+//! where an operator sees it. The others are not delayed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use tracing::{Instrument, debug, error, info_span, warn};
+
+use super::{
+    App,
+    fold::{self, FoldAndRecordError},
+    new_id,
+};
+use crate::{
+    domain::{
+        book::{AliasKey, Book, FoldError, Realm, Scope, SubjectKey},
+        fact::{Fact, Subject},
+        ids::{ProjectId, SaleId},
+        ledger::Cause,
+        retry,
+        time::Timestamp,
+    },
+    providers::{self, Translation},
+    store::{
+        StoreError, Tx,
+        inbox::{self, ClaimedEvent, InboxState, Processed},
+        sales, transfers,
+    },
+};
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Worked {
+    /// Events whose processing ended.
+    pub finished: usize,
+    /// Events that failed and wait or are parked.
+    pub failed: usize,
+}
+
+impl Worked {
+    /// Whether there was nothing to do.
+    #[must_use]
+    pub fn is_idle(self) -> bool {
+        self.finished == 0 && self.failed == 0
+    }
+}
+
+/// How often a batch is started again because another transaction was in the way, before the stage
+/// gives the turn back. The events stay as they were and cost no attempt.
+const CONFLICTS_MAX: u32 = 8;
+
+/// Why a batch did not commit.
+#[derive(Debug)]
+enum Failure {
+    /// Another transaction was in the way; the same batch will succeed later.
+    Conflict,
+    /// The database is not there; nothing about the events.
+    Unavailable(StoreError),
+    /// Something about these events; the text says what.
+    Deterministic(String),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        if error.is_retryable() || error.is_unique_violation() {
+            // A unique key that was free a moment ago is somebody else's commit (`rulings.md` 2).
+            Self::Conflict
+        } else if error.is_unavailable() {
+            Self::Unavailable(error)
+        } else {
+            Self::Deterministic(error.to_string())
+        }
+    }
+}
+
+impl From<FoldAndRecordError> for Failure {
+    fn from(error: FoldAndRecordError) -> Self {
+        match error {
+            FoldAndRecordError::Store(error) => error.into(),
+            FoldAndRecordError::Fold(error) => Self::Deterministic(error.to_string()),
+            FoldAndRecordError::Moved => Self::Conflict,
+        }
+    }
+}
+
+impl From<FoldError> for Failure {
+    fn from(error: FoldError) -> Self {
+        Self::Deterministic(error.to_string())
+    }
+}
+
+/// Which events a batch takes.
+#[derive(Clone, Debug)]
+enum Claim {
+    Due(i64),
+    These(Vec<String>),
+}
+
+/// Processes the oldest due events, at most one batch of them.
+///
+/// # Errors
+/// [`StoreError`] when the database cannot be reached; nothing is lost and nothing is half done.
+pub async fn step(app: &App) -> Result<Worked, StoreError> {
+    let limit = i64::from(app.config.process.batch_events);
+    let mut worked = Worked::default();
+    // A work list instead of recursion: a failing batch is replaced by its halves.
+    let mut claims = vec![Claim::Due(limit)];
+    while let Some(claim) = claims.pop() {
+        let mut claimed = Vec::new();
+        match attempt(app, &claim, &mut claimed).await {
+            Ok(finished) => worked.finished += finished,
+            Err(Failure::Conflict) => debug!("other transactions were in the way of a batch; it waits its turn"),
+            Err(Failure::Unavailable(error)) => return Err(error),
+            Err(Failure::Deterministic(reason)) => match claimed.as_slice() {
+                [] => return Err(StoreError::RowsAffected { expected: 1, actual: 0 }),
+                [alone] => {
+                    record_failure(app, alone, &reason).await?;
+                    worked.failed += 1;
+                }
+                several => {
+                    let middle = several.len() / 2;
+                    let ids = |part: &[ClaimedEvent]| part.iter().map(|event| event.id.clone()).collect();
+                    // The earlier half is popped first.
+                    claims.push(Claim::These(ids(&several[middle..])));
+                    claims.push(Claim::These(ids(&several[..middle])));
+                }
+            },
+        }
+    }
+    Ok(worked)
+}
+
+/// Runs one batch, again and again while others are in the way. `claimed` tells the caller which events
+/// it was about, also when it failed.
+async fn attempt(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>) -> Result<usize, Failure> {
+    let mut conflicts = 0;
+    loop {
+        match process_batch(app, claim, claimed).await {
+            Err(Failure::Conflict) if conflicts < CONFLICTS_MAX => {
+                conflicts += 1;
+                tokio::task::yield_now().await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn process_batch(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>) -> Result<usize, Failure> {
+    let now = app.now();
+    let mut tx = app.db.begin().await?;
+    *claimed = match claim {
+        Claim::Due(limit) => inbox::claim_due(&mut tx, now, *limit).await?,
+        Claim::These(ids) => inbox::claim_these(&mut tx, ids).await?,
+    };
+    if claimed.is_empty() {
+        return Ok(0);
+    }
+    let span = info_span!("process", batch.events = claimed.len());
+    let work = async {
+        let events: Vec<Translated> = claimed.iter().map(|event| translate(app, event)).collect();
+        record(app, &mut tx, &events, now).await?;
+        inbox::mark_processed(&mut tx, &events.iter().map(Translated::outcome).collect::<Vec<_>>(), now).await?;
+        Ok::<_, Failure>(events)
+    };
+    let events = work.instrument(span).await?;
+    tx.commit().await?;
+    for event in &events {
+        let _entered = event.span.enter();
+        debug!(event.state = event.state.as_str(), event.reason = event.reason, "event processed");
+        
+    }
+    metrics::histogram!(crate::telemetry::names::PROCESS_BATCH_EVENTS)
+        .record(f64::from(u32::try_from(events.len()).unwrap_or(u32::MAX)));
+    Ok(events.len())
+}
+
+/// An event with the facts it tells.
+struct Translated {
+    id: String,
+    scope: Option<Scope>,
+    received_at: Timestamp,
+    facts: Vec<Fact>,
+    state: InboxState,
+    reason: Option<String>,
+    span: tracing::Span,
+}
+
+impl Translated {
+    fn outcome(&self) -> Processed {
+        Processed { id: self.id.clone(), state: self.state, reason: self.reason.clone() }
+    }
+}
+
+/// Reads the facts of an event. What cannot be read now cannot be read later either, so a malformed
+/// body is parked at once; it never keeps others waiting.
+fn translate(app: &App, event: &ClaimedEvent) -> Translated {
+    let span = info_span!(
+        "event",
+        event.id = event.id,
+        event.provider = event.provider,
+        event.provider_id = event.provider_event_id,
+        event.r#type = event.event_type,
+    );
+    let entered = span.enter();
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        providers::inbound(&event.provider)
+            .map(|provider| provider.facts(&event.body, &app.config.attribution_keys))
+    }));
+    let (state, reason, facts) = match read {
+        Ok(Some(Ok(Translation::Facts(facts)))) => (InboxState::Applied, None, facts),
+        Ok(Some(Ok(Translation::Ignored(reason)))) => {
+            (InboxState::Ignored, Some(reason.to_owned()), Vec::new())
+        }
+        Ok(Some(Err(malformed))) => (InboxState::Parked, Some(malformed.to_string()), Vec::new()),
+        Ok(None) => (InboxState::Parked, Some("unknown provider".to_owned()), Vec::new()),
+        Err(_) => (InboxState::Parked, Some("the translation of this event crashed".to_owned()), Vec::new()),
+    };
+    if state == InboxState::Parked {
+        warn!(reason, "event cannot be translated and was parked");
+    }
+    drop(entered);
+    let realm = Realm::new(&event.provider, event.livemode, &event.account);
+    Translated {
+        id: event.id.clone(),
+        scope: ProjectId::parse(&event.project_id).ok().map(|project_id| Scope { project_id, realm }),
+        received_at: Timestamp::from_micros(event.received_at_us),
+        facts,
+        state,
+        reason,
+        span,
+    }
+}
+
+/// Locks and loads what the facts touch, applies them, folds, and writes the result.
+async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -> Result<(), Failure> {
+    let told: Vec<(&Scope, &Fact, &Translated)> = events
+        .iter()
+        .filter_map(|event| Some((event.scope.as_ref()?, event)))
+        .flat_map(|(scope, event)| event.facts.iter().map(move |fact| (scope, fact, event)))
+        .collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    transfers::save(tx, told.iter().map(|(scope, fact, _)| (*scope, *fact))).await?;
+    let mut book = load_touched(tx, &told, now).await?;
+    let mut touched: BTreeSet<(AliasKey, &str)> = BTreeSet::new();
+    for (scope, fact, event) in &told {
+        let cause = Cause::Event(event.id.clone());
+        // A bug in the rules must cost one event, not the process.
+        catch_unwind(AssertUnwindSafe(|| book.apply(scope, fact, &cause, event.received_at)))
+            .unwrap_or_else(|_| Err(FoldError::Crashed))?;
+        touched.extend(Book::objects_of(fact).into_iter().map(|object| (AliasKey::new(scope, object), &*event.id)));
+    }
+    fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
+    let pairs = touched
+        .into_iter()
+        .filter_map(|(alias, event)| Some((book.find(&alias)?.clone(), event.to_owned())))
+        .collect();
+    sales::save_events(tx, &pairs).await?;
+    Ok(())
+}
+
+/// The book with every sale that the facts name or carry, locked in the order that all stages use:
+/// carriers, then sales by id (`rulings.md` 3).
+async fn load_touched(
+    tx: &mut Tx,
+    told: &[(&Scope, &Fact, &Translated)],
+    now: Timestamp,
+) -> Result<Book, Failure> {
+    let carriers: BTreeSet<SubjectKey> = told
+        .iter()
+        .flat_map(|(scope, fact, _)| {
+            Book::carriers_of(fact).into_iter().map(|subject| SubjectKey::new(scope, &subject))
+        })
+        .collect();
+    sales::lock_carriers(tx, &carriers).await?;
+    let carried = newly_carried(tx, told, &carriers).await?;
+
+    let groups = group_objects(told);
+    let keys: BTreeSet<AliasKey> = groups.keys().cloned().collect();
+    let known = sales::resolve_aliases(tx, &keys).await?;
+    let (planned, opened) = plan_sales(&groups, &known, now);
+    sales::insert_open(tx, &opened, now).await?;
+    let new: BTreeMap<AliasKey, SaleId> = planned
+        .iter()
+        .filter(|(key, _)| !known.contains_key(*key))
+        .map(|(key, sale)| (key.clone(), sale.clone()))
+        .collect();
+    sales::insert_aliases(tx, &new).await?;
+
+    let ids: BTreeSet<SaleId> = planned.values().cloned().chain(carried).collect();
+    sales::lock(tx, &ids).await?;
+    // Between resolving and locking, another node may have added or moved an alias.
+    if sales::resolve_aliases(tx, &keys).await? != planned {
+        return Err(Failure::Conflict);
+    }
+    let mut book = fold::load(tx, &ids).await?;
+    sales::load_hints(tx, &carriers, &mut book).await?;
+    Ok(book)
+}
+
+/// Sales that a code or a subscription's end told in this batch reaches through a carrier. Codes that
+/// are known already, as at every renewal, reach nothing new.
+async fn newly_carried(
+    tx: &mut Tx,
+    told: &[(&Scope, &Fact, &Translated)],
+    carriers: &BTreeSet<SubjectKey>,
+) -> Result<BTreeSet<SaleId>, Failure> {
+    let mut known = Book::default();
+    sales::load_hints(tx, carriers, &mut known).await?;
+    let mut reaching: BTreeSet<SubjectKey> = BTreeSet::new();
+    for (scope, fact, _) in told {
+        match fact {
+            Fact::SaleAttributed { subject: subject @ (Subject::Subscription(_) | Subject::Customer(_)), hint } => {
+                let key = SubjectKey::new(scope, subject);
+                if known.is_news(&key, hint) {
+                    reaching.insert(key);
+                }
+            }
+            Fact::SubscriptionEnded { subscription, .. } => {
+                reaching.insert(SubjectKey::new(scope, &Subject::Subscription(subscription.clone())));
+            }
+            Fact::SaleAttributed { subject: Subject::Sale(_), .. }
+            | Fact::SalePaid(_)
+            | Fact::SaleLinked { .. }
+            | Fact::Refund(_)
+            | Fact::RefundedTotal { .. }
+            | Fact::Dispute(_)
+            | Fact::ChargebackReversed(_)
+            | Fact::TransferSeen(_)
+            | Fact::TransferReversed(_)
+            | Fact::PayoutAccount(_)
+            | Fact::PayoutAccountGone { .. }
+            | Fact::BankPayout(_) => {}
+        }
+    }
+    Ok(sales::sales_carried_by(tx, &reaching).await?)
+}
+
+/// Every object that the facts name, with the number of the group of objects that are one payment by
+/// the facts of this batch alone.
+fn group_objects(told: &[(&Scope, &Fact, &Translated)]) -> BTreeMap<AliasKey, usize> {
+    let mut groups: BTreeMap<AliasKey, usize> = BTreeMap::new();
+    let mut next = 0;
+    for (scope, fact, _) in told {
+        let keys: Vec<AliasKey> =
+            Book::objects_of(fact).into_iter().map(|object| AliasKey::new(scope, object)).collect();
+        let Some(group) = keys.iter().find_map(|key| groups.get(key).copied()).or_else(|| {
+            next += 1;
+            (!keys.is_empty()).then_some(next)
+        }) else {
+            continue;
+        };
+        for key in keys {
+            if let Some(other) = groups.insert(key, group)
+                && other != group
+            {
+                for value in groups.values_mut().filter(|value| **value == other) {
+                    *value = group;
+                }
+            }
+        }
+    }
+    groups
+}
+
+/// Which sale each object leads to: the known one; else the sale that another object of its group leads
+/// to; else a new one for the whole group. Groups that lead to several known sales are merged by the
+/// book.
+fn plan_sales(
+    groups: &BTreeMap<AliasKey, usize>,
+    known: &BTreeMap<AliasKey, SaleId>,
+    now: Timestamp,
+) -> (BTreeMap<AliasKey, SaleId>, Vec<(SaleId, Scope)>) {
+    let mut sale_of_group: HashMap<usize, SaleId> = HashMap::new();
+    for (key, group) in groups {
+        if let Some(sale) = known.get(key) {
+            let lowest = sale_of_group.entry(*group).or_insert_with(|| sale.clone());
+            if sale < lowest {
+                *lowest = sale.clone();
+            }
+        }
+    }
+    let mut opened = Vec::new();
+    let mut planned = BTreeMap::new();
+    for (key, group) in groups {
+        let sale = known.get(key).or_else(|| sale_of_group.get(group)).cloned();
+        let sale = sale.unwrap_or_else(|| {
+            let id = new_id!(SaleId, now);
+            sale_of_group.insert(*group, id.clone());
+            // The sale lives in the realm of a provider; the owner's own ids have none.
+            let scope = groups
+                .iter()
+                .filter(|(_, other)| *other == group)
+                .map(|(key, _)| &key.scope)
+                .max_by_key(|scope| scope.realm.as_str() != "external")
+                .unwrap_or(&key.scope);
+            opened.push((id.clone(), scope.clone()));
+            id
+        });
+        planned.insert(key.clone(), sale);
+    }
+    (planned, opened)
+}
+
+/// Records that an event failed alone, in a transaction of its own.
+async fn record_failure(app: &App, event: &ClaimedEvent, reason: &str) -> Result<(), StoreError> {
+    let now = app.now();
+    let attempt = u32::try_from(event.attempts).unwrap_or(u32::MAX).saturating_add(1);
+    let next = (attempt < app.config.process.max_attempts)
+        .then(|| now.plus_micros(retry::delay(attempt, &event.id)));
+    let mut tx = app.db.begin().await?;
+    inbox::mark_failed(&mut tx, &event.id, reason, next, now).await?;
+    tx.commit().await?;
+    let id = &event.id;
+    match next {
+        Some(at) => warn!(event.id = id, attempt, reason, next_attempt_at = %at, "event failed and is tried again"),
+        None => error!(
+            event.id = id, attempt, reason,
+            "event failed for good and was parked; look at it with `remit events show {id}`"
+        ),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fact::{ObjectKind, ObjectRef};
+
+    fn scope() -> Scope {
+        Scope { project_id: ProjectId::parse("proj_default").unwrap(), realm: Realm::new("stripe", false, "") }
+    }
+
+    #[test]
+    fn objects_that_facts_join_share_one_new_sale() {
+        let scope = scope();
+        let object = |kind, id: &str| ObjectRef::new(kind, id);
+        let link = |a: ObjectRef, b: ObjectRef| Fact::SaleLinked { sale: a, alias: b };
+        let facts = [
+            link(object(ObjectKind::Charge, "ch"), object(ObjectKind::Intent, "pi")),
+            link(object(ObjectKind::Invoice, "in"), object(ObjectKind::CheckoutSession, "cs")),
+            link(object(ObjectKind::Intent, "pi"), object(ObjectKind::Invoice, "in")),
+            link(object(ObjectKind::Intent, "other"), object(ObjectKind::Charge, "other")),
+        ];
+        let event = Translated {
+            id: "in_1".to_owned(),
+            scope: None,
+            received_at: Timestamp::EPOCH,
+            facts: Vec::new(),
+            state: InboxState::Applied,
+            reason: None,
+            span: tracing::Span::none(),
+        };
+        let told: Vec<_> = facts.iter().map(|fact| (&scope, fact, &event)).collect();
+        let groups = group_objects(&told);
+        let (planned, opened) = plan_sales(&groups, &BTreeMap::new(), Timestamp::EPOCH);
+        assert_eq!(opened.len(), 2);
+        let sale = |kind, id: &str| planned[&AliasKey::new(&scope, &object(kind, id))].clone();
+        assert_eq!(sale(ObjectKind::Charge, "ch"), sale(ObjectKind::CheckoutSession, "cs"));
+        assert_ne!(sale(ObjectKind::Charge, "ch"), sale(ObjectKind::Charge, "other"));
+    }
+}
