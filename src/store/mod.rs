@@ -8,6 +8,8 @@
 mod db;
 mod dialect;
 mod error;
+pub mod programs;
+mod row;
 
 pub use db::{Conn, Db, DbOptions, Query, Tx};
 pub use dialect::{Engine, Sql};
