@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     domain::{
-        book::{Book, Folded, FoldError, SubjectKey},
+        book::{Book, FoldError, Folded, SubjectKey},
         ids::{EnrollmentId, OrganizationId, SaleId},
         program::{Directory, normalise_code},
         time::Timestamp,
@@ -28,9 +28,6 @@ pub enum FoldAndRecordError {
     /// The facts cannot be folded; trying again gives the same.
     #[error(transparent)]
     Fold(#[from] FoldError),
-    /// Another transaction moved an alias between resolving and locking; start again.
-    #[error("another transaction moved a sale of this batch")]
-    Moved,
 }
 
 /// Locks sales, then loads them with everything the fold needs, in statements of their own.

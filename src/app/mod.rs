@@ -2,6 +2,11 @@
 //! rows. This is the only module that sees both the store and the providers, and the only one that
 //! owns transactions. No network call is ever made inside one.
 
+pub mod decide;
+mod fold;
+pub mod process;
+pub mod release;
+
 use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -57,8 +62,10 @@ pub fn random_u128() -> u128 {
 }
 
 /// Fills `bytes` with randomness from the operating system.
+///
+/// # Panics
+/// When the operating system gives none: without it there are no ids and no keys.
 pub fn fill_random(bytes: &mut [u8]) {
-    // Without randomness there are no ids and no keys; nothing sensible can go on.
     SystemRandom::new().fill(bytes).expect("the operating system gives randomness");
 }
 

@@ -84,7 +84,6 @@ impl From<FoldAndRecordError> for Failure {
         match error {
             FoldAndRecordError::Store(error) => error.into(),
             FoldAndRecordError::Fold(error) => Self::Deterministic(error.to_string()),
-            FoldAndRecordError::Moved => Self::Conflict,
         }
     }
 }
@@ -115,7 +114,9 @@ pub async fn step(app: &App) -> Result<Worked, StoreError> {
         let mut claimed = Vec::new();
         match attempt(app, &claim, &mut claimed).await {
             Ok(finished) => worked.finished += finished,
-            Err(Failure::Conflict) => debug!("other transactions were in the way of a batch; it waits its turn"),
+            Err(Failure::Conflict) => {
+                debug!("other transactions were in the way of a batch; it waits its turn")
+            }
             Err(Failure::Unavailable(error)) => return Err(error),
             Err(Failure::Deterministic(reason)) => match claimed.as_slice() {
                 [] => return Err(StoreError::RowsAffected { expected: 1, actual: 0 }),
@@ -165,7 +166,8 @@ async fn process_batch(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>
     let work = async {
         let events: Vec<Translated> = claimed.iter().map(|event| translate(app, event)).collect();
         record(app, &mut tx, &events, now).await?;
-        inbox::mark_processed(&mut tx, &events.iter().map(Translated::outcome).collect::<Vec<_>>(), now).await?;
+        inbox::mark_processed(&mut tx, &events.iter().map(Translated::outcome).collect::<Vec<_>>(), now)
+            .await?;
         Ok::<_, Failure>(events)
     };
     let events = work.instrument(span).await?;
@@ -173,7 +175,6 @@ async fn process_batch(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>
     for event in &events {
         let _entered = event.span.enter();
         debug!(event.state = event.state.as_str(), event.reason = event.reason, "event processed");
-        
     }
     metrics::histogram!(crate::telemetry::names::PROCESS_BATCH_EVENTS)
         .record(f64::from(u32::try_from(events.len()).unwrap_or(u32::MAX)));
@@ -255,7 +256,9 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
         // A bug in the rules must cost one event, not the process.
         catch_unwind(AssertUnwindSafe(|| book.apply(scope, fact, &cause, event.received_at)))
             .unwrap_or_else(|_| Err(FoldError::Crashed))?;
-        touched.extend(Book::objects_of(fact).into_iter().map(|object| (AliasKey::new(scope, object), &*event.id)));
+        touched.extend(
+            Book::objects_of(fact).into_iter().map(|object| (AliasKey::new(scope, object), &*event.id)),
+        );
     }
     fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
     let pairs = touched
@@ -317,7 +320,10 @@ async fn newly_carried(
     let mut reaching: BTreeSet<SubjectKey> = BTreeSet::new();
     for (scope, fact, _) in told {
         match fact {
-            Fact::SaleAttributed { subject: subject @ (Subject::Subscription(_) | Subject::Customer(_)), hint } => {
+            Fact::SaleAttributed {
+                subject: subject @ (Subject::Subscription(_) | Subject::Customer(_)),
+                hint,
+            } => {
                 let key = SubjectKey::new(scope, subject);
                 if known.is_news(&key, hint) {
                     reaching.insert(key);
@@ -420,10 +426,12 @@ async fn record_failure(app: &App, event: &ClaimedEvent, reason: &str) -> Result
     tx.commit().await?;
     let id = &event.id;
     match next {
-        Some(at) => warn!(event.id = id, attempt, reason, next_attempt_at = %at, "event failed and is tried again"),
+        Some(at) => {
+            warn!(event.id = id, attempt, reason, next_attempt_at = %at, "event failed and is tried again")
+        }
         None => error!(
-            event.id = id, attempt, reason,
-            "event failed for good and was parked; look at it with `remit events show {id}`"
+            event.id = id,
+            attempt, reason, "event failed for good and was parked; look at it with `remit events show {id}`"
         ),
     }
     Ok(())
@@ -435,7 +443,10 @@ mod tests {
     use crate::domain::fact::{ObjectKind, ObjectRef};
 
     fn scope() -> Scope {
-        Scope { project_id: ProjectId::parse("proj_default").unwrap(), realm: Realm::new("stripe", false, "") }
+        Scope {
+            project_id: ProjectId::parse("proj_default").unwrap(),
+            realm: Realm::new("stripe", false, ""),
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use super::{Conn, Sql, StoreError, Tx};
+use super::{
+    Conn, Sql, StoreError, Tx,
+    findings::{self, NewFinding, Severity},
+};
 use crate::{
     domain::{ids::InboxId, program::words, time::Timestamp},
     for_update_skip_locked,
@@ -152,6 +155,31 @@ pub async fn insert_batch(tx: &mut Tx, events: &[NewEvent]) -> Result<Vec<Insert
         *answer = if hash == event.body_sha256 { Inserted::Duplicate } else { Inserted::DuplicateOtherBody };
     }
     Ok(answers)
+}
+
+/// An id that comes again with other bytes is either a provider's fault or an attack with a stolen
+/// secret; the first bytes are kept and somebody should look.
+async fn raise_other_bodies(
+    tx: &mut Tx,
+    events: &[NewEvent],
+    answers: &[Inserted],
+) -> Result<(), StoreError> {
+    for (event, answer) in events.iter().zip(answers) {
+        if *answer == Inserted::DuplicateOtherBody {
+            let finding = NewFinding {
+                kind: "event_body_changed".to_owned(),
+                severity: Severity::Critical,
+                object: event.provider_event_id.clone(),
+                detail: format!(
+                    "{} delivered this event id again with another body to endpoint {}; the first one was kept, \
+                     compare it with the provider's own record",
+                    event.provider, event.endpoint_id
+                ),
+            };
+            findings::raise(tx, &[finding], event.received_at).await?;
+        }
+    }
+    Ok(())
 }
 
 /// An event as the processor takes it.

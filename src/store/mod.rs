@@ -9,7 +9,10 @@ pub mod commissions;
 mod db;
 mod dialect;
 mod error;
+pub mod findings;
 pub mod inbox;
+pub mod programs;
+mod row;
 pub mod sales;
 pub mod transfers;
 

@@ -35,7 +35,9 @@ impl<'a> Merged<'a> {
                     self.reversals.insert((scope, reversal.reversal_id.as_str()), (transfer, reversal));
                 }
             }
-            Fact::PayoutAccount(account) => self.add_account(scope, &account.account_id, account.at, Some(account)),
+            Fact::PayoutAccount(account) => {
+                self.add_account(scope, &account.account_id, account.at, Some(account))
+            }
             Fact::PayoutAccountGone { account_id, at } => self.add_account(scope, account_id, *at, None),
             Fact::BankPayout(payout) => {
                 let known = self.payouts.entry((scope, payout.payout_id.as_str())).or_insert(payout);
@@ -160,7 +162,8 @@ async fn save_accounts(tx: &mut Tx, merged: &Merged<'_>) -> Result<(), StoreErro
 }
 
 async fn save_bank_payouts(tx: &mut Tx, merged: &Merged<'_>) -> Result<(), StoreError> {
-    const SQL: &str = "INSERT INTO bank_payout (project_id, realm, payout_id, account_id, amount_minor, currency,
+    const SQL: &str =
+        "INSERT INTO bank_payout (project_id, realm, payout_id, account_id, amount_minor, currency,
             status, failure_code, told_at_us)
         SELECT value->>'p', value->>'r', value->>'id', value->>'account', CAST(value->>'amount' AS BIGINT),
             value->>'currency', value->>'status', value->>'failure', CAST(value->>'at' AS BIGINT)

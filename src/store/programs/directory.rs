@@ -1,0 +1,230 @@
+//! What a batch of sales can touch of programs, enrollments and codes, loaded in seven statements
+//! whatever the size of the batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use sqlx::FromRow;
+
+use crate::{
+    domain::{
+        ids::{EnrollmentId, OrganizationId, ProgramId},
+        program::{Code, Dated, Directory, Enrollment, Program, TermsVersion},
+        time::Timestamp,
+    },
+    store::{
+        Conn, StoreError,
+        row::{At, json_list},
+    },
+};
+
+/// Loads the named codes and enrollments, with everything the fold reads of them: the enrollments that
+/// the codes name, the programs of all enrollments, statuses, terms and e-mail addresses.
+///
+/// A code is named by its owner and its text as [`crate::domain::program::normalise_code`] gives it.
+/// What does not exist is absent from the result.
+pub async fn load_directory(
+    conn: &mut Conn,
+    codes: &[(OrganizationId, String)],
+    enrollments: &[EnrollmentId],
+) -> Result<Directory, StoreError> {
+    let codes = load_codes(conn, codes).await?;
+    let named: BTreeSet<&EnrollmentId> =
+        enrollments.iter().chain(codes.values().map(|code| &code.enrollment_id)).collect();
+    let mut enrollments = load_enrollments(conn, &named).await?;
+    load_enrollment_statuses(conn, &mut enrollments).await?;
+    load_emails(conn, &mut enrollments).await?;
+    let owners: BTreeSet<&ProgramId> =
+        enrollments.values().map(|enrollment| &enrollment.program_id).collect();
+    let mut programs = load_programs(conn, &owners).await?;
+    load_program_statuses(conn, &mut programs).await?;
+    load_terms(conn, &mut programs).await?;
+    Ok(Directory { programs, enrollments, codes })
+}
+
+/// A list of ids for `json_each`. The elements are objects because the engines disagree on how a plain
+/// text element is taken out.
+fn id_list<'a, T: Serialize + 'a>(ids: impl IntoIterator<Item = &'a T>) -> String {
+    #[derive(Serialize)]
+    struct Id<'a, T> {
+        id: &'a T,
+    }
+    json_list(ids.into_iter().map(|id| Id { id }))
+}
+
+type Codes = BTreeMap<(OrganizationId, String), Code>;
+
+async fn load_codes(conn: &mut Conn, wanted: &[(OrganizationId, String)]) -> Result<Codes, StoreError> {
+    const SQL: &str = "SELECT code.organization_id, code.code_normalised, code.enrollment_id,
+                              code.valid_from_us, code.valid_to_us
+                       FROM json_each($1) AS wanted
+                       JOIN code ON code.organization_id = wanted.value->>'owner'
+                                AND code.code_normalised = wanted.value->>'code'";
+    #[derive(Serialize)]
+    struct Wanted<'a> {
+        owner: &'a OrganizationId,
+        code: &'a str,
+    }
+    #[derive(FromRow)]
+    struct Row {
+        organization_id: String,
+        code_normalised: String,
+        enrollment_id: String,
+        valid_from_us: i64,
+        valid_to_us: Option<i64>,
+    }
+    if wanted.is_empty() {
+        return Ok(Codes::new());
+    }
+    let wanted = json_list(wanted.iter().map(|(owner, code)| Wanted { owner, code }));
+    let rows: Vec<Row> = conn.q(SQL).bind(wanted).all().await?;
+    rows.into_iter()
+        .map(|row| {
+            let at = At { table: "code", id: &row.code_normalised };
+            let owner = at.read("organization_id", &row.organization_id)?;
+            let code = Code {
+                enrollment_id: at.read("enrollment_id", &row.enrollment_id)?,
+                valid_from: Timestamp::from_micros(row.valid_from_us),
+                valid_to: row.valid_to_us.map(Timestamp::from_micros),
+            };
+            Ok(((owner, row.code_normalised), code))
+        })
+        .collect()
+}
+
+async fn load_enrollments(
+    conn: &mut Conn,
+    ids: &BTreeSet<&EnrollmentId>,
+) -> Result<BTreeMap<EnrollmentId, Enrollment>, StoreError> {
+    const SQL: &str = "SELECT enrollment.id, enrollment.program_id, enrollment.organization_id
+                       FROM json_each($1) AS wanted
+                       JOIN enrollment ON enrollment.id = wanted.value->>'id'";
+    if ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows: Vec<(String, String, String)> = conn.q(SQL).bind(id_list(ids.iter().copied())).all().await?;
+    rows.iter()
+        .map(|(id, program_id, organization_id)| {
+            let at = At { table: "enrollment", id };
+            let enrollment = Enrollment {
+                id: at.read("id", id)?,
+                program_id: at.read("program_id", program_id)?,
+                organization_id: at.read("organization_id", organization_id)?,
+                statuses: Vec::new(),
+                emails: BTreeSet::new(),
+            };
+            Ok((enrollment.id.clone(), enrollment))
+        })
+        .collect()
+}
+
+async fn load_enrollment_statuses(
+    conn: &mut Conn,
+    enrollments: &mut BTreeMap<EnrollmentId, Enrollment>,
+) -> Result<(), StoreError> {
+    const SQL: &str = "SELECT status.enrollment_id, status.effective_at_us, status.status
+                       FROM json_each($1) AS wanted
+                       JOIN enrollment_status AS status ON status.enrollment_id = wanted.value->>'id'
+                       ORDER BY status.enrollment_id, status.effective_at_us";
+    if enrollments.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(String, i64, String)> = conn.q(SQL).bind(id_list(enrollments.keys())).all().await?;
+    for (id, effective_at_us, status) in rows {
+        let at = At { table: "enrollment_status", id: &id };
+        let value = at.read("status", &status)?;
+        if let Some(enrollment) = enrollments.get_mut(&at.read::<EnrollmentId>("enrollment_id", &id)?) {
+            enrollment.statuses.push(Dated { at: Timestamp::from_micros(effective_at_us), value });
+        }
+    }
+    Ok(())
+}
+
+async fn load_emails(
+    conn: &mut Conn,
+    enrollments: &mut BTreeMap<EnrollmentId, Enrollment>,
+) -> Result<(), StoreError> {
+    const SQL: &str = "SELECT enrollment.id, organization_email.email
+                       FROM json_each($1) AS wanted
+                       JOIN enrollment ON enrollment.id = wanted.value->>'id'
+                       JOIN organization_email
+                         ON organization_email.organization_id = enrollment.organization_id";
+    if enrollments.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(String, String)> = conn.q(SQL).bind(id_list(enrollments.keys())).all().await?;
+    for (id, email) in rows {
+        let at = At { table: "enrollment", id: &id };
+        if let Some(enrollment) = enrollments.get_mut(&at.read::<EnrollmentId>("id", &id)?) {
+            enrollment.emails.insert(email);
+        }
+    }
+    Ok(())
+}
+
+async fn load_programs(
+    conn: &mut Conn,
+    ids: &BTreeSet<&ProgramId>,
+) -> Result<BTreeMap<ProgramId, Program>, StoreError> {
+    const SQL: &str = "SELECT program.id, program.organization_id
+                       FROM json_each($1) AS wanted
+                       JOIN program ON program.id = wanted.value->>'id'";
+    if ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows: Vec<(String, String)> = conn.q(SQL).bind(id_list(ids.iter().copied())).all().await?;
+    rows.iter()
+        .map(|(id, organization_id)| {
+            let at = At { table: "program", id };
+            let program = Program {
+                id: at.read("id", id)?,
+                organization_id: at.read("organization_id", organization_id)?,
+                statuses: Vec::new(),
+                terms: Vec::new(),
+            };
+            Ok((program.id.clone(), program))
+        })
+        .collect()
+}
+
+async fn load_program_statuses(
+    conn: &mut Conn,
+    programs: &mut BTreeMap<ProgramId, Program>,
+) -> Result<(), StoreError> {
+    const SQL: &str = "SELECT status.program_id, status.effective_at_us, status.status
+                       FROM json_each($1) AS wanted
+                       JOIN program_status AS status ON status.program_id = wanted.value->>'id'
+                       ORDER BY status.program_id, status.effective_at_us";
+    if programs.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(String, i64, String)> = conn.q(SQL).bind(id_list(programs.keys())).all().await?;
+    for (id, effective_at_us, status) in rows {
+        let at = At { table: "program_status", id: &id };
+        let value = at.read("status", &status)?;
+        if let Some(program) = programs.get_mut(&at.read::<ProgramId>("program_id", &id)?) {
+            program.statuses.push(Dated { at: Timestamp::from_micros(effective_at_us), value });
+        }
+    }
+    Ok(())
+}
+
+async fn load_terms(conn: &mut Conn, programs: &mut BTreeMap<ProgramId, Program>) -> Result<(), StoreError> {
+    const SQL: &str = "SELECT terms.program_id, terms.version, terms.effective_at_us, terms.terms
+                       FROM json_each($1) AS wanted
+                       JOIN program_terms AS terms ON terms.program_id = wanted.value->>'id'
+                       ORDER BY terms.program_id, terms.effective_at_us, terms.version";
+    if programs.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(String, i64, i64, String)> = conn.q(SQL).bind(id_list(programs.keys())).all().await?;
+    for (id, version, effective_at_us, terms) in rows {
+        let at = At { table: "program_terms", id: &id };
+        let terms = serde_json::from_str(&terms).map_err(|_| at.corrupt("terms"))?;
+        if let Some(program) = programs.get_mut(&at.read::<ProgramId>("program_id", &id)?) {
+            let value = TermsVersion { version, terms };
+            program.terms.push(Dated { at: Timestamp::from_micros(effective_at_us), value });
+        }
+    }
+    Ok(())
+}
