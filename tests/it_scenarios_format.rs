@@ -14,7 +14,7 @@ const SOUND: &str = r#"{
   "programs": [{"ref": "main", "commission": {"type": "percentage", "bps": 2000}}],
   "affiliates": [{"ref": "ann", "program": "main", "code": "ann10", "email": "ann@example.com"}],
   "phases": [{
-    "events": [{"provider": "stripe", "id": "evt_1", "body": {"id": "evt_1", "type": "t", "data": {"object": {"id": "pi_1"}}}}],
+    "events": [{"provider": "stripe", "id": "evt_1", "body": {"id": "evt_1", "type": "t", "created": 1767225600, "data": {"object": {"id": "pi_1"}}}}],
     "decisions": [{"approve": {"sale": "pi_1", "affiliate": "ann"}}],
     "as_of": "2026-02-01T00:00:00Z",
     "expect": {
@@ -96,4 +96,23 @@ fn amounts_that_do_not_fit_the_state_are_refused() {
 #[test]
 fn a_wrong_number_of_events_is_refused() {
     assert!(defect("\"applied\": 1", "\"applied\": 2").contains("2 events are expected and 1 delivered"));
+}
+
+#[test]
+fn an_event_that_cannot_have_settled_by_the_end_of_its_phase_is_refused() {
+    assert!(defect("2026-02-01T00:00:00Z", "2026-01-01T00:14:59Z").contains("no time to settle"));
+    let on_the_second = SOUND.replace("2026-02-01T00:00:00Z", "2026-01-01T00:15:00Z");
+    assert!(Scenario::parse("one_sale", &on_the_second).is_ok());
+}
+
+#[test]
+fn an_event_that_comes_again_changed_is_refused() {
+    let phase =
+        SOUND.split_once("\"phases\": [").expect("it has phases").1.trim_end().trim_end_matches("]\n}");
+    let again = phase.replace("\"type\": \"t\"", "\"type\": \"u\"");
+    let same = SOUND.replace(phase, &format!("{},{phase}", phase.trim_end()));
+    assert!(Scenario::parse("one_sale", &same).is_ok(), "delivered twice is fine");
+    let changed = SOUND.replace(phase, &format!("{},{again}", phase.trim_end()));
+    let found = Scenario::parse("one_sale", &changed).expect_err("the second delivery differs");
+    assert!(found.contains("phase 2: event evt_1 comes again with another body"), "{found}");
 }

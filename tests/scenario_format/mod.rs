@@ -21,6 +21,9 @@ use serde_json::value::RawValue;
 /// What is wrong with a file, in words for the person who edits it.
 pub type Defect = String;
 
+/// Nothing becomes payable in the first 15 minutes after its event was received.
+const MERGE_GRACE_S: i64 = 900;
+
 /// Affiliate and currency.
 type Purse = (String, Currency);
 
@@ -352,6 +355,9 @@ impl Scenario {
         unique("event", phase.events.iter().map(|event| &event.id))?;
         for event in &phase.events {
             told.hear(event)?;
+            ensure(event.at()?.plus_secs(MERGE_GRACE_S) <= phase.as_of, || {
+                format!("event {} has no time to settle before the end", event.id)
+            })?;
         }
         ensure(told.clock.is_none_or(|before| before <= phase.as_of), || "time runs backwards".into())?;
         told.clock = Some(phase.as_of);
@@ -433,13 +439,27 @@ impl<'a> Told<'a> {
 
 impl Event {
     fn check(&self) -> Result<(), Defect> {
-        let head = Head::deserialize(&*self.body).map_err(|error| error.to_string())?;
+        let head = self.head()?;
         let (id, about) = match self.provider {
             Provider::Stripe => (head.id, head.r#type),
             Provider::Paddle => (head.event_id, head.event_type),
         };
         ensure(id.as_deref() == Some(&self.id), || "its body has another id".into())?;
         ensure(about.is_some(), || "its body has no type".into())
+    }
+
+    fn head(&self) -> Result<Head, Defect> {
+        Head::deserialize(&*self.body).map_err(|error| error.to_string())
+    }
+
+    /// When the provider says it happened.
+    fn at(&self) -> Result<Timestamp, Defect> {
+        let head = self.head()?;
+        match (head.created, head.occurred_at) {
+            (Some(When::Seconds(seconds)), _) => Ok(Timestamp::from_secs(seconds)),
+            (Some(When::Text(at)), _) | (None, Some(at)) => Ok(at),
+            (None, None) => Err(format!("event {} has no time", self.id)),
+        }
     }
 }
 
@@ -450,6 +470,16 @@ struct Head {
     r#type: Option<String>,
     event_id: Option<String>,
     event_type: Option<String>,
+    created: Option<When>,
+    occurred_at: Option<Timestamp>,
+}
+
+/// Stripe counts seconds in its usual events and writes text in thin ones.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum When {
+    Seconds(i64),
+    Text(Timestamp),
 }
 
 impl Commission {
