@@ -115,7 +115,7 @@ pub async fn step(app: &App) -> Result<Worked, StoreError> {
         match attempt(app, &claim, &mut claimed).await {
             Ok(finished) => worked.finished += finished,
             Err(Failure::Conflict) => {
-                debug!("other transactions were in the way of a batch; it waits its turn")
+                debug!("other transactions were in the way of a batch; it waits its turn");
             }
             Err(Failure::Unavailable(error)) => return Err(error),
             Err(Failure::Deterministic(reason)) => match claimed.as_slice() {
@@ -255,7 +255,7 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
         let cause = Cause::Event(event.id.clone());
         // A bug in the rules must cost one event, not the process.
         catch_unwind(AssertUnwindSafe(|| book.apply(scope, fact, &cause, event.received_at)))
-            .unwrap_or_else(|_| Err(FoldError::Crashed))?;
+            .unwrap_or(Err(FoldError::Crashed))?;
         touched.extend(
             Book::objects_of(fact).into_iter().map(|object| (AliasKey::new(scope, object), &*event.id)),
         );
@@ -425,14 +425,10 @@ async fn record_failure(app: &App, event: &ClaimedEvent, reason: &str) -> Result
     inbox::mark_failed(&mut tx, &event.id, reason, next, now).await?;
     tx.commit().await?;
     let id = &event.id;
-    match next {
-        Some(at) => {
-            warn!(event.id = id, attempt, reason, next_attempt_at = %at, "event failed and is tried again")
-        }
-        None => error!(
-            event.id = id,
-            attempt, reason, "event failed for good and was parked; look at it with `remit events show {id}`"
-        ),
+    if let Some(at) = next {
+        warn!(event.id = id, attempt, reason, next_attempt_at = %at, "event failed and is tried again");
+    } else {
+        error!(event.id = id, attempt, reason, "event failed for good and was parked");
     }
     Ok(())
 }

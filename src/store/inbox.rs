@@ -154,6 +154,7 @@ pub async fn insert_batch(tx: &mut Tx, events: &[NewEvent]) -> Result<Vec<Insert
         };
         *answer = if hash == event.body_sha256 { Inserted::Duplicate } else { Inserted::DuplicateOtherBody };
     }
+    raise_other_bodies(tx, events, &answers).await?;
     Ok(answers)
 }
 
