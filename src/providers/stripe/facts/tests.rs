@@ -121,10 +121,6 @@ fn paid(sale: ObjectRef, amount: i64, currency: Currency, offset_s: i64) -> Sale
     }
 }
 
-fn text(value: &str) -> Option<String> {
-    Some(value.to_owned())
-}
-
 fn order_a_refund(status: RefundStatus) -> Vec<Fact> {
     vec![
         Fact::Refund(Refund {
@@ -156,10 +152,10 @@ fn plan_c_invoice() -> Vec<Fact> {
     vec![
         Fact::SalePaid(SalePaid {
             tax: Some(384),
-            customer: text("cus_RmtBuyerC"),
-            subscription: text("sub_1RmtPlanC"),
-            billing_reason: text("subscription_create"),
-            buyer_email: text("buyer.c@example.com"),
+            customer: Some("cus_RmtBuyerC".to_owned()),
+            subscription: Some("sub_1RmtPlanC".to_owned()),
+            billing_reason: Some("subscription_create".to_owned()),
+            buyer_email: Some("buyer.c@example.com".to_owned()),
             ..paid(sale.clone(), 4900, usd(), 603)
         }),
         told(Subject::Sale(sale), HintSource::Metadata(2), "grace", 604),
@@ -193,10 +189,10 @@ fn order_d_dispute(phase: DisputePhase, withdrawn: i64, reinstated: i64) -> Vec<
 fn ada_transfer() -> TransferSeen {
     TransferSeen {
         transfer_id: "tr_1RmtPayoutAda".to_owned(),
-        intent_id: text("pay_01krmtpayoutada"),
+        intent_id: Some("pay_01krmtpayoutada".to_owned()),
         amount: 1800,
         currency: usd(),
-        destination: text("acct_1RmtPayeeAda"),
+        destination: Some("acct_1RmtPayeeAda".to_owned()),
         of_charge: false,
         at: at(40 * DAY_S),
     }
@@ -227,8 +223,8 @@ fn expected_sales() -> Vec<(&'static str, Translation)> {
             "payment_intent.succeeded",
             facts(vec![
                 Fact::SalePaid(SalePaid {
-                    customer: text("cus_RmtBuyerA"),
-                    buyer_email: text("buyer.a@example.com"),
+                    customer: Some("cus_RmtBuyerA".to_owned()),
+                    buyer_email: Some("buyer.a@example.com".to_owned()),
                     ..paid(order_a.clone(), 12_000, usd(), 2)
                 }),
                 linked(order_a.clone(), charge_a.clone()),
@@ -242,8 +238,8 @@ fn expected_sales() -> Vec<(&'static str, Translation)> {
             facts(vec![
                 Fact::SalePaid(SalePaid {
                     parent: Some(order_a.clone()),
-                    customer: text("cus_RmtBuyerA"),
-                    buyer_email: text("buyer.a@example.com"),
+                    customer: Some("cus_RmtBuyerA".to_owned()),
+                    buyer_email: Some("buyer.a@example.com".to_owned()),
                     ..paid(charge_a.clone(), 12_000, usd(), 2)
                 }),
                 linked(charge_a.clone(), order_a.clone()),
@@ -256,8 +252,8 @@ fn expected_sales() -> Vec<(&'static str, Translation)> {
             facts(vec![
                 Fact::SalePaid(SalePaid {
                     tax: Some(1000),
-                    customer: text("cus_RmtBuyerA"),
-                    buyer_email: text("buyer.a@example.com"),
+                    customer: Some("cus_RmtBuyerA".to_owned()),
+                    buyer_email: Some("buyer.a@example.com".to_owned()),
                     ..paid(session_a.clone(), 12_000, usd(), 3)
                 }),
                 linked(session_a.clone(), order_a),
@@ -270,8 +266,8 @@ fn expected_sales() -> Vec<(&'static str, Translation)> {
             facts(vec![
                 Fact::SalePaid(SalePaid {
                     parent: Some(intent("pi_3RmtOrderB")),
-                    customer: text("cus_RmtBuyerB"),
-                    buyer_email: text("buyer.b@example.com"),
+                    customer: Some("cus_RmtBuyerB".to_owned()),
+                    buyer_email: Some("buyer.b@example.com".to_owned()),
                     ..paid(charge_b.clone(), 5000, eur(), 2 * DAY_S)
                 }),
                 linked(charge_b.clone(), intent("pi_3RmtOrderB")),
@@ -287,8 +283,8 @@ fn expected_sales() -> Vec<(&'static str, Translation)> {
             facts(vec![
                 Fact::SalePaid(SalePaid {
                     tax: Some(1277),
-                    customer: text("cus_RmtBuyerD"),
-                    buyer_email: text("buyer.d@example.com"),
+                    customer: Some("cus_RmtBuyerD".to_owned()),
+                    buyer_email: Some("buyer.d@example.com".to_owned()),
                     ..paid(session_d.clone(), 8000, eur(), 6 * DAY_S)
                 }),
                 linked(session_d.clone(), intent("pi_3RmtOrderD")),
@@ -298,6 +294,12 @@ fn expected_sales() -> Vec<(&'static str, Translation)> {
                 told(customer("cus_RmtBuyerD"), HintSource::Coupon, "ADA10", 6 * DAY_S),
             ]),
         ),
+    ]
+}
+
+fn expected_attributions() -> Vec<(&'static str, Translation)> {
+    let facts = Translation::Facts;
+    vec![
         (
             "customer.created",
             facts(vec![told(customer("cus_RmtBuyerC"), HintSource::Metadata(2), "grace", -60)]),
@@ -381,7 +383,7 @@ fn expected_connect() -> Vec<(&'static str, Translation)> {
 }
 
 fn expected() -> Vec<(&'static str, Translation)> {
-    [expected_sales(), expected_returns(), expected_connect()].concat()
+    [expected_sales(), expected_attributions(), expected_returns(), expected_connect()].concat()
 }
 
 #[test]
@@ -623,8 +625,11 @@ fn refunds_listed_in_an_old_charge_are_read_too() {
     assert!(matches!(&facts[1], Fact::Refund(refund) if refund.refund_id == "re_3RmtOrderA1"));
 }
 
-/// The dispute of an event with this status, list of balance transactions (amount, currency) and type.
-fn dispute(event_type: &str, status: &str, listed: Option<&[(i64, &str)]>) -> Dispute {
+/// Balance transactions of a dispute: amount and currency.
+type Listed<'a> = &'a [(i64, &'a str)];
+
+/// The dispute of an event of this type, with this status and list.
+fn dispute(event_type: &str, status: &str, listed: Option<Listed<'_>>) -> Dispute {
     let mut event = with(event_type, "/status", json!(status));
     event["data"]["object"]["balance_transactions"] = match listed {
         None => Value::Null,
@@ -667,7 +672,7 @@ fn only_events_about_money_prove_that_money_of_a_dispute_moved() {
     let both: &[_] = &[(-8000, "eur"), (8000, "eur")];
     let part: &[_] = &[(-8000, "eur"), (3000, "eur")];
     let foreign: &[_] = &[(-8700, "usd")];
-    let cases: [(&str, &str, Option<&[(i64, &str)]>, (i64, i64)); 16] = [
+    let cases: [(&str, &str, Option<Listed<'_>>, (i64, i64)); 16] = [
         ("charge.dispute.created", "needs_response", Some(out), (0, 0)),
         ("charge.dispute.updated", "won", Some(both), (0, 0)),
         ("charge.dispute.funds_withdrawn", "needs_response", Some(out), (8000, 0)),
@@ -705,11 +710,11 @@ fn transfers_of_destination_charges_are_never_payouts() {
     assert_eq!(transfer(json!({}), json!("group_pi_1"), json!("ch_1")), (None, true));
     assert_eq!(transfer(json!({}), json!("group_pi_1"), Value::Null), (None, true));
     assert_eq!(transfer(json!({}), json!("other"), json!("ch_1")), (None, true));
-    assert_eq!(transfer(json!({}), json!("pay_1"), Value::Null), (text("pay_1"), false));
+    assert_eq!(transfer(json!({}), json!("pay_1"), Value::Null), (Some("pay_1".to_owned()), false));
     assert_eq!(transfer(json!({}), Value::Null, Value::Null), (None, false));
     assert_eq!(
         transfer(json!({"intent_id": "pay_1"}), json!("group_x"), json!("ch_1")),
-        (text("pay_1"), false)
+        (Some("pay_1".to_owned()), false)
     );
 }
 
