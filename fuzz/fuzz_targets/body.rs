@@ -1,3 +1,5 @@
+//! A body: `cargo +nightly fuzz run body`.
+
 #![no_main]
 
 #[path = "../checks.rs"]

@@ -1,3 +1,5 @@
+//! A signature header and a body, separated by a line feed: `cargo +nightly fuzz run signature`.
+
 #![no_main]
 
 #[path = "../checks.rs"]

@@ -1,3 +1,5 @@
+//! Every fixture of `fixtures/paddle` with its exact facts, and what broken shapes become.
+
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use serde_json::{Value, json};

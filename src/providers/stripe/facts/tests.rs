@@ -1,3 +1,5 @@
+//! Every fixture of `fixtures/stripe` with its exact facts, and what broken or old shapes become.
+
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use serde_json::{Value, json};
@@ -672,7 +674,7 @@ fn only_events_about_money_prove_that_money_of_a_dispute_moved() {
     let both: &[_] = &[(-8000, "eur"), (8000, "eur")];
     let part: &[_] = &[(-8000, "eur"), (3000, "eur")];
     let foreign: &[_] = &[(-8700, "usd")];
-    let cases: [(&str, &str, Option<Listed<'_>>, (i64, i64)); 16] = [
+    let cases: [(_, _, Option<Listed<'_>>, _); 16] = [
         ("charge.dispute.created", "needs_response", Some(out), (0, 0)),
         ("charge.dispute.updated", "won", Some(both), (0, 0)),
         ("charge.dispute.funds_withdrawn", "needs_response", Some(out), (8000, 0)),
