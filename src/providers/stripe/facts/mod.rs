@@ -80,7 +80,7 @@ pub(super) fn translate(body: &[u8], attribution_keys: &[String]) -> Result<Tran
     if kind.object.is_some_and(|object| object.0 == THIN) {
         return Ok(Translation::Ignored("thin_event"));
     }
-    let Some(translate) = translation_of(&kind.r#type.0) else {
+    let Some((_, translate)) = TRANSLATIONS.iter().find(|(handled, _)| *handled == kind.r#type.0) else {
         return Ok(Translation::Ignored("unhandled_type"));
     };
     let Envelope { created, account, data } = payload::read(text, "")?;
@@ -88,34 +88,42 @@ pub(super) fn translate(body: &[u8], attribution_keys: &[String]) -> Result<Tran
     translate(&Event { at: created.0, account, object: data.object, attribution_keys })
 }
 
-fn translation_of(event_type: &str) -> Option<Translate> {
-    let translate: Translate = match event_type {
-        "payment_intent.succeeded" => sales::intent,
-        "charge.succeeded" | "charge.captured" => sales::charge,
-        // The two names tell the same row and fall into one; `invoice.paid` alone also tells of money
-        // that was paid out of band.
-        "invoice.paid" | "invoice.payment_succeeded" => sales::invoice,
-        "invoice_payment.paid" => sales::invoice_payment,
-        "checkout.session.completed" | "checkout.session.async_payment_succeeded" => sales::checkout_session,
-        "customer.subscription.created" | "customer.subscription.updated" => sales::subscription_changed,
-        "customer.subscription.deleted" => sales::subscription_ended,
-        "customer.created" | "customer.updated" => sales::customer,
-        "refund.created" | "refund.updated" | "refund.failed" | "charge.refund.updated" => returns::refund,
-        "charge.refunded" => returns::charge_refunded,
-        "charge.dispute.created" | "charge.dispute.updated" => returns::dispute_told,
-        "charge.dispute.funds_withdrawn" => returns::dispute_funds_withdrawn,
-        "charge.dispute.funds_reinstated" => returns::dispute_funds_reinstated,
-        "charge.dispute.closed" => returns::dispute_closed,
-        "transfer.created" | "transfer.updated" | "transfer.reversed" => connect::transfer,
-        "account.updated" => connect::account,
-        "account.application.deauthorized" => |event| Ok(connect::deauthorized(event)),
-        "payout.paid" | "payout.failed" => connect::bank_payout,
-        // Money became available: a reason to try payouts again, which dispatching looks at itself.
-        "balance.available" => |_| Ok(Translation::Ignored("handled_later")),
-        _ => return None,
-    };
-    Some(translate)
-}
+/// The event types that are handled. `invoice.paid` and `invoice.payment_succeeded` tell the same row and
+/// fall into one; the first alone also tells of money that was paid out of band.
+const TRANSLATIONS: &[(&str, Translate)] = &[
+    ("payment_intent.succeeded", sales::intent),
+    ("charge.succeeded", sales::charge),
+    ("charge.captured", sales::charge),
+    ("invoice.paid", sales::invoice),
+    ("invoice.payment_succeeded", sales::invoice),
+    ("invoice_payment.paid", sales::invoice_payment),
+    ("checkout.session.completed", sales::checkout_session),
+    ("checkout.session.async_payment_succeeded", sales::checkout_session),
+    ("customer.subscription.created", sales::subscription_changed),
+    ("customer.subscription.updated", sales::subscription_changed),
+    ("customer.subscription.deleted", sales::subscription_ended),
+    ("customer.created", sales::customer),
+    ("customer.updated", sales::customer),
+    ("refund.created", returns::refund),
+    ("refund.updated", returns::refund),
+    ("refund.failed", returns::refund),
+    ("charge.refund.updated", returns::refund),
+    ("charge.refunded", returns::charge_refunded),
+    ("charge.dispute.created", returns::dispute_told),
+    ("charge.dispute.updated", returns::dispute_told),
+    ("charge.dispute.funds_withdrawn", returns::dispute_funds_withdrawn),
+    ("charge.dispute.funds_reinstated", returns::dispute_funds_reinstated),
+    ("charge.dispute.closed", returns::dispute_closed),
+    ("transfer.created", connect::transfer),
+    ("transfer.updated", connect::transfer),
+    ("transfer.reversed", connect::transfer),
+    ("account.updated", connect::account),
+    ("account.application.deauthorized", |event| Ok(connect::deauthorized(event))),
+    ("payout.paid", connect::bank_payout),
+    ("payout.failed", connect::bank_payout),
+    // Money became available: a reason to try payouts again, which dispatching looks at itself.
+    ("balance.available", |_| Ok(Translation::Ignored("handled_later"))),
+];
 
 /// `Some` link where the other id is known.
 fn link(sale: &ObjectRef, kind: ObjectKind, id: Option<&Reference>) -> Option<Fact> {

@@ -1,0 +1,9 @@
+//! A signature header and a body, separated by a line feed: `cargo +nightly fuzz run signature`.
+
+#![no_main]
+
+#[path = "../checks.rs"]
+#[expect(dead_code, reason = "each target runs one of the checks")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::signature(input));
