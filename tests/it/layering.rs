@@ -215,8 +215,11 @@ fn only_the_dialect_and_the_database_layer_name_an_engine() {
 #[test]
 fn sql_is_never_built_from_pieces() {
     assert_none(&mentions(
-        |source| source.module() == "store" && source.path != "store/dialect.rs",
-        &["format!", "AssertSqlSafe", "QueryBuilder", "raw_sql"],
+        // The database layer alone runs whole migration files, and words its refusals.
+        |source| {
+            source.module() == "store" && !["store/dialect.rs", "store/db.rs"].contains(&source.path.as_str())
+        },
+        &["format!", "raw_sql"],
     ));
     assert_none(&mentions(|_| true, &["AssertSqlSafe", "QueryBuilder"]));
 }
@@ -224,7 +227,7 @@ fn sql_is_never_built_from_pieces() {
 #[test]
 fn transactions_are_opened_by_the_database_layer_alone() {
     assert_none(&mentions(
-        |source| !["store/dialect.rs"].contains(&source.path.as_str()),
+        |source| source.path != "store/dialect.rs",
         &["\"BEGIN", "\"COMMIT", "\"ROLLBACK", "\"SAVEPOINT"],
     ));
 }

@@ -219,8 +219,8 @@ on_each_engine! {
 
     async fn a_schema_from_the_future_is_refused(db: TestDb) {
         let mut tx = db.db.begin().await.unwrap();
-        tx.q("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-              VALUES (9999, 'from the future', TRUE, $1, 0)")
+        tx.q("INSERT INTO schema_migration (version, description, checksum)
+              VALUES (9999, 'from the future', $1)")
             .bind(vec![1_u8])
             .exec()
             .await
@@ -233,7 +233,7 @@ on_each_engine! {
 
     async fn a_migration_applied_from_another_text_is_refused(db: TestDb) {
         let mut tx = db.db.begin().await.unwrap();
-        tx.q("UPDATE _sqlx_migrations SET checksum = $1 WHERE version = 1").bind(vec![1_u8]).exec().await.unwrap();
+        tx.q("UPDATE schema_migration SET checksum = $1 WHERE version = 1").bind(vec![1_u8]).exec().await.unwrap();
         tx.commit().await.unwrap();
         for result in [db.db.check_schema().await, db.db.migrate().await] {
             assert!(matches!(result, Err(StoreError::SchemaDiffers { version: 1 })));
@@ -243,7 +243,7 @@ on_each_engine! {
 
 async fn applied(db: &Db) -> Vec<(i64, Vec<u8>)> {
     let mut conn = db.read().await.unwrap();
-    conn.q("SELECT version, checksum FROM _sqlx_migrations ORDER BY version").all().await.unwrap()
+    conn.q("SELECT version, checksum FROM schema_migration ORDER BY version").all().await.unwrap()
 }
 
 /// Several nodes start on one empty database: all end up ready, and each migration ran once.
@@ -294,17 +294,17 @@ async fn an_empty_database_needs_migrating() {
     }
 }
 
-/// (table, column, nullable), sorted; the driver's own table aside.
+/// (table, column, nullable), sorted.
 async fn catalogue(db: &Db) -> Vec<(String, String, bool)> {
     const COLUMNS: Sql = Sql {
         // A primary key of a STRICT table is never null, whether or not the text says NOT NULL.
         sqlite: "SELECT t.name, c.name, c.\"notnull\" = 0 AND c.pk = 0
                  FROM pragma_table_list AS t, pragma_table_info(t.name) AS c
                  WHERE t.schema = 'main' AND t.type = 'table'
-                   AND t.name NOT LIKE 'sqlite_%' AND t.name <> '_sqlx_migrations'",
+                   AND t.name NOT LIKE 'sqlite_%'",
         postgres: "SELECT CAST(table_name AS TEXT), CAST(column_name AS TEXT), is_nullable = 'YES'
                    FROM information_schema.columns
-                   WHERE table_schema = 'public' AND table_name <> '_sqlx_migrations'",
+                   WHERE table_schema = 'public'",
     };
     let mut columns: Vec<_> = db.read().await.unwrap().q(COLUMNS).all().await.unwrap();
     columns.sort();
