@@ -484,41 +484,87 @@ mod postgres {
 
     /// The fault of the driver that `db.rs` describes: with its `begin` called directly, this fails.
     #[tokio::test]
-    async fn an_abandoned_begin_or_commit_leaves_no_open_transaction_in_the_pool() {
+    async fn an_abandoned_begin_leaves_no_open_transaction_in_the_pool() {
+        let Some(db) = TestDb::postgres(module_path!()).await else { return };
+        let proxy = GatedProxy::start(db.url());
+        let node = one_connection(proxy.url()).await;
+        for polls in 0..30 {
+            abandon_while_unanswered(&proxy, "BEGIN", node.begin()).await;
+            assert_nothing_is_open(&node, &db.db).await;
+            abandon_after(polls, node.begin()).await;
+            assert_nothing_is_open(&node, &db.db).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_abandoned_commit_is_finished() {
         let Some(db) = TestDb::postgres(module_path!()).await else { return };
         create_note_table(&db.db).await;
         let proxy = GatedProxy::start(db.url());
-        let node = Db::connect(proxy.url(), &DbOptions { max_connections: 1, ..DbOptions::default() })
-            .await
-            .unwrap();
-        for polls in 0..30 {
-            abandon(&proxy, node.begin(), polls).await;
+        let node = one_connection(proxy.url()).await;
+        for id in 1..=10 {
+            let mut tx = node.begin().await.unwrap();
+            tx.q(INSERT_ID).bind(id).exec().await.unwrap();
+            abandon_while_unanswered(&proxy, "COMMIT", tx.commit()).await;
             assert_nothing_is_open(&node, &db.db).await;
 
             let mut tx = node.begin().await.unwrap();
-            tx.q(INSERT_ID).bind(polls).exec().await.unwrap();
-            abandon(&proxy, tx.commit(), polls).await;
+            tx.q(INSERT_ID).bind(id + 100).exec().await.unwrap();
+            abandon_after(1, tx.commit()).await;
             assert_nothing_is_open(&node, &db.db).await;
         }
-        // A commit that was started was finished, though nobody waited for it.
-        assert_eq!(note_ids(&db.db).await, (1..30).collect::<Vec<i64>>());
+        assert_eq!(note_ids(&db.db).await, (1..=10).chain(101..=110).collect::<Vec<i64>>());
     }
 
-    /// Polls `work` some times while the server's answers are held back, drops it, lets the answers in.
-    async fn abandon<T>(proxy: &GatedProxy, work: impl Future<Output = T>, polls: i64) {
-        proxy.close_gate();
-        {
-            let mut work = pin!(work);
-            for _ in 0..polls {
-                let early = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
-                assert!(early.is_pending(), "the answer is held back");
-                tokio::task::yield_now().await;
-            }
+    #[tokio::test]
+    async fn an_abandoned_statement_is_rolled_back_with_its_transaction() {
+        let Some(db) = TestDb::postgres(module_path!()).await else { return };
+        create_note_table(&db.db).await;
+        let proxy = GatedProxy::start(db.url());
+        let node = one_connection(proxy.url()).await;
+        for id in 1..=10 {
+            let work = async {
+                let mut tx = node.begin().await.unwrap();
+                tx.q(INSERT_ID).bind(id).exec().await.unwrap();
+                tx.q("UPDATE note SET amount = 1").exec().await.unwrap();
+            };
+            // The first time each statement is prepared, later times it is only run.
+            let text = if id == 1 { "UPDATE note" } else { "BEGIN" };
+            abandon_while_unanswered(&proxy, text, work).await;
+            assert_nothing_is_open(&node, &db.db).await;
         }
-        for _ in 0..10 {
+        assert_eq!(note_ids(&db.db).await, [0_i64; 0]);
+    }
+
+    async fn one_connection(url: &str) -> Db {
+        Db::connect(url, &DbOptions { max_connections: 1, ..DbOptions::default() }).await.unwrap()
+    }
+
+    /// Drops `work` when it waits for the answer to a request that contains `text`.
+    async fn abandon_while_unanswered<T>(
+        proxy: &GatedProxy,
+        text: &'static str,
+        work: impl Future<Output = T>,
+    ) {
+        proxy.hold_answers_from(text);
+        tokio::select! {
+            biased;
+            () = proxy.holds() => {}
+            _ = work => panic!("it ended without an answer to {text}"),
+        }
+        proxy.release();
+    }
+
+    /// Drops `work` after polling it so many times at most.
+    async fn abandon_after<T>(polls: i64, work: impl Future<Output = T>) {
+        let mut work = pin!(work);
+        for _ in 0..polls {
+            let poll = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+            if poll.is_ready() {
+                break;
+            }
             tokio::task::yield_now().await;
         }
-        proxy.open_gate();
     }
 
     async fn assert_nothing_is_open(node: &Db, observer: &Db) {

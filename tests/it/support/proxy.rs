@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     str::FromStr,
+    sync::{Arc, Mutex},
 };
 
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
@@ -17,8 +18,15 @@ use tokio::{
 /// Forwards everything, except that answers wait while the gate is closed.
 pub struct GatedProxy {
     url: String,
-    open: watch::Sender<bool>,
+    gate: Gate,
     _directory: TempDir,
+}
+
+#[derive(Clone)]
+struct Gate {
+    open: watch::Sender<bool>,
+    /// A request that contains this text closes the gate before its answer.
+    trigger: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl GatedProxy {
@@ -28,13 +36,14 @@ impl GatedProxy {
         let directory = tempfile::tempdir_in("/tmp").unwrap();
         let listener = UnixListener::bind(socket_in(directory.path(), server.get_port())).unwrap();
         let url = server.clone().socket(directory.path()).to_url_lossy().to_string();
-        let (open, gate) = watch::channel(true);
+        let gate = Gate { open: watch::Sender::new(true), trigger: Arc::default() };
+        let gate_of_connections = gate.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(forward(client, server.clone(), gate.clone()));
+                tokio::spawn(forward(client, server.clone(), gate_of_connections.clone()));
             }
         });
-        Self { url, open, _directory: directory }
+        Self { url, gate, _directory: directory }
     }
 
     /// URL of the same database through the proxy.
@@ -42,14 +51,20 @@ impl GatedProxy {
         &self.url
     }
 
-    /// Holds back answers from now on.
-    pub fn close_gate(&self) {
-        self.open.send_replace(false);
+    /// Holds back all answers from the next request on that contains `text`.
+    pub fn hold_answers_from(&self, text: &'static str) {
+        *self.gate.trigger.lock().unwrap() = Some(text);
+    }
+
+    /// Waits until such a request is on its way to the server.
+    pub async fn holds(&self) {
+        self.gate.open.subscribe().wait_for(|open| !open).await.unwrap();
     }
 
     /// Lets the answers through that were held back, and all later ones.
-    pub fn open_gate(&self) {
-        self.open.send_replace(true);
+    pub fn release(&self) {
+        *self.gate.trigger.lock().unwrap() = None;
+        self.gate.open.send_replace(true);
     }
 }
 
@@ -57,7 +72,7 @@ fn socket_in(directory: &Path, port: u16) -> PathBuf {
     directory.join(format!(".s.PGSQL.{port}"))
 }
 
-async fn forward(client: UnixStream, server: PgConnectOptions, gate: watch::Receiver<bool>) {
+async fn forward(client: UnixStream, server: PgConnectOptions, gate: Gate) {
     if let Some(directory) = server.get_socket() {
         pump(client, UnixStream::connect(socket_in(directory, server.get_port())).await.unwrap(), gate).await;
     } else {
@@ -65,23 +80,51 @@ async fn forward(client: UnixStream, server: PgConnectOptions, gate: watch::Rece
     }
 }
 
-async fn pump(client: UnixStream, server: impl AsyncRead + AsyncWrite, mut gate: watch::Receiver<bool>) {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = tokio::io::split(server);
-    let requests = async {
-        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
-        let _ = to_server.shutdown().await;
-    };
-    let answers = async {
-        let mut buffer = vec![0; 64 * 1024];
-        while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
-            if gate.wait_for(|open| *open).await.is_err()
-                || to_client.write_all(&buffer[..length]).await.is_err()
-            {
-                break;
-            }
+async fn pump(client: UnixStream, server: impl AsyncRead + AsyncWrite, gate: Gate) {
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = tokio::io::split(server);
+    tokio::join!(
+        copy(from_client, to_server, Direction::Requests, gate.clone()),
+        copy(from_server, to_client, Direction::Answers, gate),
+    );
+}
+
+enum Direction {
+    Requests,
+    Answers,
+}
+
+/// Copies until either end closes.
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    direction: Direction,
+    gate: Gate,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        match direction {
+            Direction::Requests => gate.close_if_triggered(&buffer[..length]),
+            Direction::Answers => gate.wait_until_open().await,
         }
-        let _ = to_client.shutdown().await;
-    };
-    tokio::join!(requests, answers);
+        if to.write_all(&buffer[..length]).await.is_err() {
+            break;
+        }
+    }
+    // The other end may be gone already.
+    let _ = to.shutdown().await;
+}
+
+impl Gate {
+    async fn wait_until_open(&self) {
+        self.open.subscribe().wait_for(|open| *open).await.expect("the sender lives in `self`");
+    }
+
+    fn close_if_triggered(&self, request: &[u8]) {
+        let mut trigger = self.trigger.lock().unwrap();
+        if trigger.is_some_and(|text| request.windows(text.len()).any(|window| window == text.as_bytes())) {
+            *trigger = None;
+            self.open.send_replace(false);
+        }
+    }
 }
