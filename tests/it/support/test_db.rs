@@ -32,9 +32,10 @@ impl TestDb {
     /// A PostgreSQL database, or none where there is no PostgreSQL (see [`pg`]). `caller` is
     /// `module_path!()`.
     pub async fn postgres(caller: &str) -> Option<Self> {
-        let database = pg::migrated_database(caller)?;
+        let database = pg::database_to_migrate(caller)?;
         let url = database.url().to_owned();
         let db = Db::connect(&url, &DbOptions::default()).await.unwrap();
+        db.migrate().await.unwrap();
         Some(Self { db, url, _home: Home::Server(database) })
     }
 
