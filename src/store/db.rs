@@ -21,7 +21,7 @@ use std::{
 use sqlx::{
     Decode, Encode, FromRow, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool,
     Transaction, Type,
-    migrate::{Migrate, Migrator},
+    migrate::Migrator,
     pool::{PoolConnection, PoolOptions},
     postgres::{PgArguments, PgConnectOptions, PgRow},
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
@@ -29,15 +29,15 @@ use sqlx::{
 use tracing::Instrument;
 
 use super::{
-    dialect::{Engine, HAS_MIGRATIONS_TABLE, MIGRATION_LOCK, Sql},
+    dialect::{BEGIN_SHARED_READ, CREATE_MIGRATION_TABLE, Engine, HAS_MIGRATION_TABLE, MIGRATION_LOCK, Sql},
     error::StoreError,
 };
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
-/// The driver's own bookkeeping of applied migrations.
-const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
+/// Statements that a connection keeps prepared; more than the program has.
+const STATEMENTS_MAX: usize = 500;
 
 /// More readers than this only compete for the same disk: each is a thread with a cache of its own.
 const SQLITE_READERS_MAX: u32 = 4;
@@ -48,9 +48,9 @@ pub struct DbOptions {
     /// Connections at most, 1 or more. On SQLite this bounds the readers (to 4 at most); there is always
     /// exactly one writer beside them.
     pub max_connections: u32,
-    /// Whether statements are prepared once per connection. Turn it off behind a pooler that hands out a
-    /// server connection per transaction (PgBouncer's transaction mode): a statement prepared there is
-    /// not there the next time.
+    /// PostgreSQL: whether statements stay prepared on a connection. Turn it off behind a pooler that
+    /// hands out a server connection per transaction (PgBouncer's transaction mode): what is prepared
+    /// there is not there the next time. Every read then costs a small transaction.
     pub statement_cache: bool,
     /// How long SQLite waits for another process that holds the write lock.
     pub busy_timeout: Duration,
@@ -76,7 +76,7 @@ pub struct Db(Pools);
 #[derive(Clone, Debug)]
 enum Pools {
     Sqlite { write: SqlitePool, read: SqlitePool },
-    Postgres(PgPool),
+    Postgres { pool: PgPool, statement_cache: bool },
 }
 
 impl Db {
@@ -103,7 +103,7 @@ impl Db {
     pub fn engine(&self) -> Engine {
         match self.0 {
             Pools::Sqlite { .. } => Engine::Sqlite,
-            Pools::Postgres(_) => Engine::Postgres,
+            Pools::Postgres { .. } => Engine::Postgres,
         }
     }
 
@@ -128,9 +128,20 @@ impl Db {
         }
         // Not `Migrator::run`: it takes a session lock, which neither poolers nor all PostgreSQL-compatible
         // engines honour. The transaction and its lock do that work here.
-        match tx.handle() {
-            Handle::Sqlite(conn) => apply(conn, self.migrations(), applied.len()).await?,
-            Handle::Postgres(conn) => apply(conn, self.migrations(), applied.len()).await?,
+        tx.q(CREATE_MIGRATION_TABLE).exec().await?;
+        for migration in self.migrations().iter().skip(applied.len()) {
+            tracing::info!(migration.version, description = %migration.description, "applying a migration");
+            let statements = sqlx::raw_sql(migration.sql.clone());
+            match tx.handle() {
+                Handle::Sqlite(conn) => statements.execute(conn).await.map(drop)?,
+                Handle::Postgres(conn) => statements.execute(conn).await.map(drop)?,
+            }
+            tx.q("INSERT INTO schema_migration (version, description, checksum) VALUES ($1, $2, $3)")
+                .bind(migration.version)
+                .bind(migration.description.as_ref())
+                .bind(migration.checksum.as_ref())
+                .exec()
+                .await?;
         }
         tx.commit().await
     }
@@ -147,7 +158,7 @@ impl Db {
     fn migrations(&self) -> &'static Migrator {
         match self.0 {
             Pools::Sqlite { .. } => &SQLITE_MIGRATIONS,
-            Pools::Postgres(_) => &POSTGRES_MIGRATIONS,
+            Pools::Postgres { .. } => &POSTGRES_MIGRATIONS,
         }
     }
 
@@ -166,9 +177,9 @@ impl Db {
     async fn open(&self, begin_sql: &'static str) -> Result<Tx, StoreError> {
         let link = match &self.0 {
             Pools::Sqlite { write, .. } => Link::SqliteTx(write.begin_with(begin_sql).await?),
-            Pools::Postgres(pool) => Link::PostgresTx(pool.begin_with(begin_sql).await?),
+            Pools::Postgres { pool, .. } => Link::PostgresTx(pool.begin_with(begin_sql).await?),
         };
-        Ok(Tx(Conn(link)))
+        Ok(Tx(self.conn(link)))
     }
 
     /// A connection for reading outside any transaction. On SQLite it refuses to write.
@@ -176,10 +187,21 @@ impl Db {
     /// # Errors
     /// [`StoreError::is_unavailable`] when no connection became free in time.
     pub async fn read(&self) -> Result<Conn, StoreError> {
-        Ok(Conn(match &self.0 {
-            Pools::Sqlite { read, .. } => Link::Sqlite(read.acquire().await?),
-            Pools::Postgres(pool) => Link::Postgres(pool.acquire().await?),
-        }))
+        match &self.0 {
+            Pools::Sqlite { read, .. } => Ok(self.conn(Link::Sqlite(read.acquire().await?))),
+            Pools::Postgres { pool, statement_cache: true } => {
+                Ok(self.conn(Link::Postgres(pool.acquire().await?)))
+            }
+            Pools::Postgres { statement_cache: false, .. } => {
+                let db = self.clone();
+                Ok(to_the_end(async move { db.open(BEGIN_SHARED_READ).await }).await?.0)
+            }
+        }
+    }
+
+    fn conn(&self, link: Link) -> Conn {
+        let statement_cache = !matches!(self.0, Pools::Postgres { statement_cache: false, .. });
+        Conn { link, statement_cache }
     }
 
     /// Waits for connections in use and closes all of them. Later calls fail as unavailable.
@@ -190,7 +212,7 @@ impl Db {
                 read.close().await;
                 write.close().await;
             }
-            Pools::Postgres(pool) => pool.close().await,
+            Pools::Postgres { pool, .. } => pool.close().await,
         }
     }
 }
@@ -211,8 +233,8 @@ async fn to_the_end<T: Send + 'static>(
 
 /// Versions and checksums of the migrations that were applied, in order.
 async fn applied_versions(conn: &mut Conn) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {
-    const APPLIED: &str = "SELECT version, checksum FROM _sqlx_migrations ORDER BY version";
-    let exists: Option<bool> = conn.q(HAS_MIGRATIONS_TABLE).scalar().await?;
+    const APPLIED: &str = "SELECT version, checksum FROM schema_migration ORDER BY version";
+    let exists: Option<bool> = conn.q(HAS_MIGRATION_TABLE).scalar().await?;
     if exists == Some(true) { conn.q(APPLIED).all().await } else { Ok(Vec::new()) }
 }
 
@@ -229,15 +251,6 @@ fn compare_versions(carried: &Migrator, applied: &[(i64, Vec<u8>)]) -> Result<()
         }
     }
     if applied.len() < carried.iter().len() { Err(StoreError::SchemaTooOld { found, known }) } else { Ok(()) }
-}
-
-/// Applies and records every migration after the first `done`, inside the caller's transaction.
-async fn apply(conn: &mut impl Migrate, migrations: &Migrator, done: usize) -> Result<(), StoreError> {
-    conn.ensure_migrations_table(MIGRATIONS_TABLE).await.map_err(sqlx::Error::from)?;
-    for migration in migrations.iter().skip(done) {
-        conn.apply(MIGRATIONS_TABLE, migration).await.map_err(sqlx::Error::from)?;
-    }
-    Ok(())
 }
 
 async fn connect_sqlite(url: &str, options: &DbOptions) -> Result<Pools, StoreError> {
@@ -259,7 +272,7 @@ async fn connect_sqlite(url: &str, options: &DbOptions) -> Result<Pools, StoreEr
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(options.busy_timeout)
-        .statement_cache_capacity(if options.statement_cache { 200 } else { 0 });
+        .statement_cache_capacity(STATEMENTS_MAX);
     let pool = |size| {
         PoolOptions::<Sqlite>::new()
             .max_connections(size)
@@ -298,7 +311,7 @@ async fn connect_postgres(url: &str, options: &DbOptions) -> Result<Pools, Store
     let connect = PgConnectOptions::from_str(url)?
         // Poolers refuse start-up parameters that they do not track; no float ever crosses this layer.
         .extra_float_digits(None)
-        .statement_cache_capacity(if options.statement_cache { 200 } else { 0 });
+        .statement_cache_capacity(if options.statement_cache { STATEMENTS_MAX } else { 0 });
     let connect =
         if connect.get_application_name().is_some() { connect } else { connect.application_name("remit") };
     let pool = PoolOptions::<Postgres>::new()
@@ -309,12 +322,15 @@ async fn connect_postgres(url: &str, options: &DbOptions) -> Result<Pools, Store
         .test_before_acquire(false)
         .connect_with(connect)
         .await?;
-    Ok(Pools::Postgres(pool))
+    Ok(Pools::Postgres { pool, statement_cache: options.statement_cache })
 }
 
 /// A connection: what every function that reads takes. Inside a [`Tx`] it reads what the transaction sees.
 #[derive(Debug)]
-pub struct Conn(Link);
+pub struct Conn {
+    link: Link,
+    statement_cache: bool,
+}
 
 #[derive(Debug)]
 enum Link {
@@ -333,14 +349,19 @@ impl Conn {
     /// Starts a query; parameters follow with [`Query::bind`] in the order `$1`, `$2`, and so on.
     pub fn q(&mut self, sql: impl Into<Sql>) -> Query<'_> {
         let sql = sql.into();
+        let keep = self.statement_cache;
         Query(match self.handle() {
-            Handle::Sqlite(conn) => Prepared::Sqlite(conn, sqlx::query(Engine::Sqlite.text(sql))),
-            Handle::Postgres(conn) => Prepared::Postgres(conn, sqlx::query(Engine::Postgres.text(sql))),
+            Handle::Sqlite(conn) => {
+                Prepared::Sqlite(conn, sqlx::query(Engine::Sqlite.text(sql)).persistent(keep))
+            }
+            Handle::Postgres(conn) => {
+                Prepared::Postgres(conn, sqlx::query(Engine::Postgres.text(sql)).persistent(keep))
+            }
         })
     }
 
     fn handle(&mut self) -> Handle<'_> {
-        match &mut self.0 {
+        match &mut self.link {
             Link::Sqlite(conn) => Handle::Sqlite(conn),
             Link::Postgres(conn) => Handle::Postgres(conn),
             Link::SqliteTx(tx) => Handle::Sqlite(tx),
@@ -364,7 +385,7 @@ impl Tx {
     /// When the connection broke, whether it was committed is not known: look, never assume.
     pub async fn commit(self) -> Result<(), StoreError> {
         to_the_end(async move {
-            match self.0.0 {
+            match self.0.link {
                 Link::SqliteTx(tx) => tx.commit().await?,
                 Link::PostgresTx(tx) => tx.commit().await?,
                 Link::Sqlite(_) | Link::Postgres(_) => {
@@ -379,7 +400,7 @@ impl Tx {
     /// Undoes everything in it and waits until that is done, which a drop does not.
     pub async fn rollback(self) -> Result<(), StoreError> {
         to_the_end(async move {
-            match self.0.0 {
+            match self.0.link {
                 Link::SqliteTx(tx) => tx.rollback().await?,
                 Link::PostgresTx(tx) => tx.rollback().await?,
                 Link::Sqlite(_) | Link::Postgres(_) => {

@@ -6,12 +6,12 @@
 //!
 //! | Difference | Where it is handled |
 //! |---|---|
-//! | start of a write transaction | [`Engine::begin_sql`] |
+//! | start of a transaction | [`Engine::begin_sql`], [`BEGIN_SHARED_READ`] |
 //! | row locks | [`for_update!`](crate::for_update), [`for_update_skip_locked!`](crate::for_update_skip_locked) |
 //! | a statement that truly has two texts | [`Sql`] with both |
 //! | one schema change at a time | [`Engine::begin_migration_sql`], [`MIGRATION_LOCK`] |
 //! | supported versions | [`Engine::check_version`] |
-//! | catalogue | [`HAS_MIGRATIONS_TABLE`] |
+//! | catalogue | [`HAS_MIGRATION_TABLE`], [`CREATE_MIGRATION_TABLE`] |
 //! | pools and connection set-up | `db.rs` |
 
 use super::error::StoreError;
@@ -66,10 +66,26 @@ pub(super) const MIGRATION_LOCK: Sql =
     Sql { sqlite: "SELECT 1", postgres: "SELECT pg_advisory_xact_lock(7235421090813)" };
 
 /// Whether anything was ever migrated here: one row with one boolean.
-pub(super) const HAS_MIGRATIONS_TABLE: Sql = Sql {
-    sqlite: "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations')",
-    postgres: "SELECT to_regclass('_sqlx_migrations') IS NOT NULL",
+pub(super) const HAS_MIGRATION_TABLE: Sql = Sql {
+    sqlite: "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migration')",
+    postgres: "SELECT to_regclass('schema_migration') IS NOT NULL",
 };
+
+/// Which migrations were applied, and from which text.
+pub(super) const CREATE_MIGRATION_TABLE: Sql = Sql {
+    sqlite: "CREATE TABLE IF NOT EXISTS schema_migration (
+                 version INTEGER NOT NULL PRIMARY KEY, description TEXT NOT NULL, checksum BLOB NOT NULL
+             ) STRICT",
+    postgres: "CREATE TABLE IF NOT EXISTS schema_migration (
+                   version BIGINT NOT NULL PRIMARY KEY, description TEXT NOT NULL, checksum BYTEA NOT NULL
+               )",
+};
+
+/// Opens a read on a PostgreSQL connection that a pooler shares. The driver parses a statement and runs
+/// it in two round trips; without a transaction the pooler may send them to two servers.
+pub(super) const BEGIN_SHARED_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; \
+     SET LOCAL statement_timeout = '30s'; \
+     SET LOCAL idle_in_transaction_session_timeout = '60s'";
 
 /// Oldest SQLite library without the WAL-reset corruption bug (sqlite.org/wal.html#walresetbug).
 const SQLITE_OLDEST: (u32, u32, u32) = (3, 51, 3);

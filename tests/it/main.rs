@@ -1,0 +1,6 @@
+//! Integration tests: one binary, so that it links once and starts one PostgreSQL server.
+#![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
+
+mod layering;
+mod store_contract;
+mod support;
