@@ -601,3 +601,469 @@ impl LogLimit {
         Some(self.suppressed.swap(0, Ordering::Relaxed))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fake {
+    //! A store that a test can hold, fail and look into, and a provider that says what it is told.
+
+    use std::sync::Mutex;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// What the next commits do.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Mode {
+        Commit,
+        Fail,
+        Panic,
+    }
+
+    #[derive(Debug)]
+    pub struct FakeStore {
+        /// A commit takes one permit, so that without permits it hangs.
+        pub gate: Semaphore,
+        /// Gets one permit for each commit that has begun.
+        pub entered: Semaphore,
+        pub mode: Mutex<Mode>,
+        /// The provider event ids of each committed batch, in order.
+        pub batches: Mutex<Vec<Vec<String>>>,
+        pub events: Mutex<Vec<NewEvent>>,
+        pub endpoints: Vec<Arc<Endpoint>>,
+    }
+
+    impl FakeStore {
+        /// Commits at once.
+        pub fn open() -> Arc<Self> {
+            let store = Self::held();
+            store.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+            store
+        }
+
+        /// Commits when the test says so.
+        pub fn held() -> Arc<Self> {
+            Arc::new(Self {
+                gate: Semaphore::new(0),
+                entered: Semaphore::new(0),
+                mode: Mutex::new(Mode::Commit),
+                batches: Mutex::default(),
+                events: Mutex::default(),
+                endpoints: vec![Arc::new(endpoint("ep_made", false))],
+            })
+        }
+
+        pub fn set(&self, mode: Mode) {
+            *self.mode.lock().unwrap() = mode;
+        }
+
+        pub async fn until_entered(&self) {
+            self.entered.acquire().await.unwrap().forget();
+        }
+
+        pub fn batch_sizes(&self) -> Vec<usize> {
+            self.batches.lock().unwrap().iter().map(Vec::len).collect()
+        }
+
+        pub fn stored(&self) -> Vec<NewEvent> {
+            self.events.lock().unwrap().clone()
+        }
+    }
+
+    impl EventStore for FakeStore {
+        async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<Inserted>, StoreFailure> {
+            self.entered.add_permits(1);
+            self.gate.acquire().await.unwrap().forget();
+            let mode = *self.mode.lock().unwrap();
+            match mode {
+                Mode::Commit => {}
+                Mode::Fail => return Err(StoreFailure::new("disk full")),
+                Mode::Panic => panic!("a store that fails its test on purpose"),
+            }
+            let ids = events.iter().map(|event| event.provider_event_id.clone()).collect();
+            self.batches.lock().unwrap().push(ids);
+            let mut stored = self.events.lock().unwrap();
+            let mut insert = |event: NewEvent| {
+                let earlier = stored.iter().find(|stored| stored.key() == event.key());
+                let result = match earlier.map(|earlier| earlier.body_sha256 == event.body_sha256) {
+                    None => Inserted::New,
+                    Some(true) => Inserted::Duplicate,
+                    Some(false) => Inserted::DuplicateOtherBody,
+                };
+                if result == Inserted::New {
+                    stored.push(event);
+                }
+                result
+            };
+            Ok(events.into_iter().map(&mut insert).collect())
+        }
+
+        async fn endpoint(
+            &self,
+            provider: &'static str,
+            id: &EndpointId,
+        ) -> Result<Option<Arc<Endpoint>>, StoreFailure> {
+            if *self.mode.lock().unwrap() == Mode::Fail {
+                return Err(StoreFailure::new("connection refused"));
+            }
+            let is_it = |endpoint: &&Arc<Endpoint>| endpoint.id == *id && endpoint.provider == provider;
+            Ok(self.endpoints.iter().find(is_it).cloned())
+        }
+    }
+
+    /// Signature: the one header is the secret. Body: `id type livemode`, separated by blanks, where the
+    /// mode is `live`, `test` or `-`, and `thin` may follow.
+    pub struct FakeInbound;
+
+    impl Inbound for FakeInbound {
+        fn signature_header(&self) -> &'static str {
+            "x-fake-signature"
+        }
+
+        fn verify(
+            &self,
+            headers: &[&[u8]],
+            _body: &[u8],
+            secrets: &[SecretString],
+            _tolerance_s: i64,
+            _now: Timestamp,
+        ) -> Result<(), SignatureError> {
+            use secrecy::ExposeSecret as _;
+            let [header] = headers else { return Err(SignatureError("not one header")) };
+            let matches = |secret: &SecretString| secret.expose_secret().as_bytes() == *header;
+            if secrets.iter().any(matches) { Ok(()) } else { Err(SignatureError("no match")) }
+        }
+
+        fn head(&self, body: &[u8]) -> Result<EventHead, InvalidBody> {
+            let text = std::str::from_utf8(body).map_err(|_| InvalidBody("not UTF-8"))?;
+            let words: Vec<&str> = text.split(' ').collect();
+            let [id, event_type, mode, rest @ ..] = words.as_slice() else {
+                return Err(InvalidBody("too few words"));
+            };
+            Ok(EventHead {
+                event_id: (*id).to_owned(),
+                event_type: (*event_type).to_owned(),
+                livemode: match *mode {
+                    "live" => Some(true),
+                    "test" => Some(false),
+                    _ => None,
+                },
+                account: None,
+                created_at: None,
+                thin: rest.contains(&"thin"),
+            })
+        }
+    }
+
+    pub fn endpoint(id: &str, livemode: bool) -> Endpoint {
+        Endpoint {
+            id: EndpointId::parse(id).unwrap(),
+            project_id: ProjectId::parse("proj_default").unwrap(),
+            provider: "fake",
+            livemode,
+            secrets: vec![SecretString::from("old"), SecretString::from("new")],
+        }
+    }
+
+    pub const LIMITS: CommitLimits = CommitLimits {
+        queue_events: 64,
+        batch_events: 16,
+        writers: 1,
+        answer_within: Duration::from_secs(20),
+    };
+
+    /// A receiver of the provider `fake`, whose default endpoint is in test mode.
+    pub fn receiver(
+        store: &Arc<FakeStore>,
+        limits: CommitLimits,
+        tasks: &TaskTracker,
+    ) -> Receiver<FakeStore> {
+        let committer = Committer::start(store, limits, &Arc::new(Notify::new()), tasks);
+        let clock = crate::clock::ManualClock::new(Timestamp::from_secs(1_750_000_000));
+        let provider = |name, default_endpoint| ProviderEdge {
+            name,
+            inbound: &FakeInbound,
+            tolerance_s: 300,
+            default_endpoint,
+        };
+        let default = Arc::new(endpoint("ep_default_fake", false));
+        let providers = vec![provider("fake", Some(default)), provider("bare", None)];
+        Receiver::new(Arc::clone(store), committer, providers, Arc::new(clock))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::{
+        fake::{FakeStore, LIMITS, Mode, receiver},
+        *,
+    };
+
+    const NOW: Timestamp = Timestamp::from_secs(1_750_000_000);
+
+    fn event(id: &str) -> NewEvent {
+        let head = EventHead {
+            event_id: id.to_owned(),
+            event_type: "charge.succeeded".to_owned(),
+            livemode: Some(false),
+            account: None,
+            created_at: None,
+            thin: false,
+        };
+        new_event(&fake::endpoint("ep_default_fake", false), head, id.as_bytes().to_vec(), NOW)
+    }
+
+    struct Bench {
+        store: Arc<FakeStore>,
+        committer: Committer,
+        wake: Arc<Notify>,
+        tasks: TaskTracker,
+    }
+
+    fn bench(store: Arc<FakeStore>, limits: CommitLimits) -> Bench {
+        let (wake, tasks) = (Arc::new(Notify::new()), TaskTracker::new());
+        let committer = Committer::start(&store, limits, &wake, &tasks);
+        Bench { store, committer, wake, tasks }
+    }
+
+    impl Bench {
+        /// Starts one commit per id and returns once all of them wait in the queue.
+        async fn enqueue(&self, ids: &[&str]) -> JoinSet<Result<Inserted, ReceiveError>> {
+            let mut waiters = JoinSet::new();
+            for id in ids {
+                let before = self.committer.queue.capacity();
+                let (committer, event) = (self.committer.clone(), event(id));
+                waiters.spawn(async move { committer.commit(event).await });
+                while self.committer.queue.capacity() == before {
+                    tokio::task::yield_now().await;
+                }
+            }
+            waiters
+        }
+
+        /// Occupies the only writer with the event `first`.
+        async fn busy(&self) -> JoinSet<Result<Inserted, ReceiveError>> {
+            let (committer, event) = (self.committer.clone(), event("first"));
+            let mut waiters = JoinSet::new();
+            waiters.spawn(async move { committer.commit(event).await });
+            self.store.until_entered().await;
+            waiters
+        }
+    }
+
+    #[tokio::test]
+    async fn an_idle_receiver_commits_each_event_at_once() {
+        let bench = bench(FakeStore::open(), LIMITS);
+        for id in ["a", "b", "c"] {
+            assert_eq!(bench.committer.commit(event(id)).await, Ok(Inserted::New));
+        }
+        assert_eq!(bench.store.batch_sizes(), [1, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn what_waits_while_the_writer_is_busy_becomes_one_commit() {
+        let bench = bench(FakeStore::held(), CommitLimits { batch_events: 4, ..LIMITS });
+        let mut waiters = bench.busy().await;
+        let mut queued = bench.enqueue(&["a", "b", "c", "d", "e", "f"]).await;
+        bench.store.gate.add_permits(3);
+        assert_eq!(waiters.join_next().await.unwrap().unwrap(), Ok(Inserted::New));
+        while let Some(answer) = queued.join_next().await {
+            assert_eq!(answer.unwrap(), Ok(Inserted::New));
+        }
+        assert_eq!(bench.store.batch_sizes(), [1, 4, 2]);
+    }
+
+    #[tokio::test]
+    async fn several_writers_commit_at_the_same_time() {
+        let bench = bench(FakeStore::held(), CommitLimits { writers: 3, ..LIMITS });
+        let mut waiters = Vec::new();
+        for _ in 0..3 {
+            // Returns only once one more commit has begun, while none has ended.
+            waiters.push(bench.busy().await);
+        }
+        bench.store.gate.add_permits(3);
+        for mut waiter in waiters {
+            assert!(waiter.join_next().await.unwrap().unwrap().is_ok());
+        }
+        assert_eq!(bench.store.batch_sizes(), [1, 1, 1]);
+        assert_eq!(bench.store.stored().len(), 1, "all three were deliveries of one event");
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_sorted_by_key_and_every_waiter_gets_its_own_answer() {
+        let bench = bench(FakeStore::held(), LIMITS);
+        let _first = bench.busy().await;
+        let mut c = bench.enqueue(&["c"]).await;
+        let mut rest = bench.enqueue(&["a", "b"]).await;
+        let mut again = bench.enqueue(&["c"]).await;
+        bench.store.gate.add_permits(2);
+        assert_eq!(c.join_next().await.unwrap().unwrap(), Ok(Inserted::New));
+        assert_eq!(again.join_next().await.unwrap().unwrap(), Ok(Inserted::Duplicate));
+        while let Some(answer) = rest.join_next().await {
+            assert_eq!(answer.unwrap(), Ok(Inserted::New));
+        }
+        assert_eq!(bench.store.batches.lock().unwrap()[1], ["a", "b", "c", "c"]);
+    }
+
+    #[tokio::test]
+    async fn a_failed_commit_fails_for_all_and_the_writer_goes_on() {
+        for broken in [Mode::Fail, Mode::Panic] {
+            let bench = bench(FakeStore::held(), LIMITS);
+            bench.store.set(broken);
+            let mut waiters = bench.busy().await;
+            let mut queued = bench.enqueue(&["a", "b"]).await;
+            bench.store.gate.add_permits(2);
+            assert_eq!(waiters.join_next().await.unwrap().unwrap(), Err(ReceiveError::StoreUnavailable));
+            while let Some(answer) = queued.join_next().await {
+                assert_eq!(answer.unwrap(), Err(ReceiveError::StoreUnavailable));
+            }
+            assert!(bench.store.stored().is_empty());
+
+            bench.store.set(Mode::Commit);
+            bench.store.gate.add_permits(1);
+            assert_eq!(bench.committer.commit(event("a")).await, Ok(Inserted::New), "after {broken:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_at_once() {
+        let bench = bench(FakeStore::held(), CommitLimits { queue_events: 2, ..LIMITS });
+        let _first = bench.busy().await;
+        let _queued = bench.enqueue(&["a", "b"]).await;
+        assert_eq!(bench.committer.commit(event("c")).await, Err(ReceiveError::Overloaded));
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_takes_too_long_is_not_acknowledged_and_still_done() {
+        let bench = bench(FakeStore::held(), CommitLimits { answer_within: Duration::ZERO, ..LIMITS });
+        assert_eq!(bench.committer.commit(event("a")).await, Err(ReceiveError::StoreUnavailable));
+        bench.store.gate.add_permits(1);
+        bench.committer.close();
+        bench.tasks.close();
+        bench.tasks.wait().await;
+        assert_eq!(bench.store.stored().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn closing_commits_everything_that_waits_and_refuses_the_rest() {
+        let bench = bench(FakeStore::held(), CommitLimits { batch_events: 2, writers: 2, ..LIMITS });
+        let mut waiters = vec![bench.busy().await, bench.busy().await];
+        waiters.push(bench.enqueue(&["a", "b", "c", "d", "e"]).await);
+        bench.committer.close();
+        bench.store.gate.add_permits(8);
+        bench.tasks.close();
+        bench.tasks.wait().await;
+        for mut waiter in waiters {
+            while let Some(answer) = waiter.join_next().await {
+                assert!(answer.unwrap().is_ok());
+            }
+        }
+        assert_eq!(bench.store.stored().len(), 6);
+        assert_eq!(bench.committer.commit(event("z")).await, Err(ReceiveError::StoreUnavailable));
+    }
+
+    #[tokio::test]
+    async fn the_processor_is_woken_for_new_work_only() {
+        let bench = bench(FakeStore::open(), LIMITS);
+        let woken = async || timeout(Duration::ZERO, bench.wake.notified()).await.is_ok();
+        let ignored = NewEvent { state: "ignored", reason: Some("thin_event"), ..event("thin") };
+        bench.committer.commit(ignored).await.unwrap();
+        assert!(!woken().await);
+        bench.committer.commit(event("a")).await.unwrap();
+        assert!(woken().await);
+        bench.committer.commit(event("a")).await.unwrap();
+        assert!(!woken().await, "a duplicate is no work");
+    }
+
+    async fn accept(store: &Arc<FakeStore>, signature: &str, body: &str) -> Result<Receipt, ReceiveError> {
+        let receiver = receiver(store, LIMITS, &TaskTracker::new());
+        let target = receiver.route("fake", None).await.unwrap();
+        receiver.accept(&target, &[signature.as_bytes()], body.as_bytes().to_vec()).await
+    }
+
+    #[tokio::test]
+    async fn an_event_is_stored_as_it_was_signed() {
+        let store = FakeStore::open();
+        let body = "evt_1 charge.succeeded test";
+        let receipt = accept(&store, "new", body).await.unwrap();
+        assert_eq!(receipt, Receipt { duplicate: false, ignored: false });
+        let stored = store.stored().remove(0);
+        assert_eq!(stored.body, body.as_bytes());
+        assert_eq!(stored.body_sha256, <[u8; 32]>::from(Sha256::digest(body)));
+        assert_eq!((stored.provider, stored.endpoint_id.as_str()), ("fake", "ep_default_fake"));
+        assert_eq!(
+            (stored.provider_event_id.as_str(), stored.event_type.as_str()),
+            ("evt_1", "charge.succeeded")
+        );
+        assert_eq!((stored.project_id.as_str(), stored.account.as_str()), ("proj_default", ""));
+        assert_eq!((stored.state, stored.reason, stored.source), ("received", None, "webhook"));
+        assert_eq!(stored.received_at, NOW);
+        assert!(!stored.livemode);
+    }
+
+    #[tokio::test]
+    async fn the_other_mode_and_thin_events_are_kept_and_ignored() {
+        for (body, livemode, reason) in [
+            ("evt_1 charge.succeeded live", true, Some("wrong_mode")),
+            ("evt_1 charge.succeeded live thin", true, Some("wrong_mode")),
+            ("evt_1 v1.charge.succeeded test thin", false, Some("thin_event")),
+            ("evt_1 transaction.completed -", false, None),
+        ] {
+            let store = FakeStore::open();
+            let receipt = accept(&store, "old", body).await.unwrap();
+            assert_eq!(receipt.ignored, reason.is_some(), "{body}");
+            let stored = store.stored().remove(0);
+            assert_eq!((stored.livemode, stored.reason), (livemode, reason), "{body}");
+            assert_eq!(stored.state, if reason.is_some() { "ignored" } else { "received" });
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_signed_or_not_an_event_leaves_nothing_behind() {
+        let long = format!("{} charge.succeeded test", "x".repeat(256));
+        for (signature, body, error) in [
+            ("stranger", "evt_1 charge.succeeded test", ReceiveError::BadSignature),
+            ("", "evt_1 charge.succeeded test", ReceiveError::BadSignature),
+            ("old", "", ReceiveError::InvalidBody),
+            ("old", " charge.succeeded test", ReceiveError::InvalidBody),
+            ("old", "evt\0 charge.succeeded test", ReceiveError::InvalidBody),
+            ("old", &long, ReceiveError::InvalidBody),
+        ] {
+            let store = FakeStore::open();
+            assert_eq!(accept(&store, signature, body).await, Err(error), "{body:?}");
+            assert!(store.stored().is_empty() && store.batch_sizes().is_empty());
+        }
+    }
+
+    #[test]
+    fn default_endpoints_exist_for_providers_with_secrets_only() {
+        let env = [
+            ("REMIT_STRIPE__WEBHOOK_SECRETS".to_owned(), "whsec_a,whsec_b".to_owned()),
+            ("REMIT_LIVEMODE".to_owned(), "true".to_owned()),
+        ];
+        let config = Config::load(None, env, [], |_| Err(std::io::ErrorKind::NotFound.into())).unwrap();
+        let providers = ProviderEdge::from_config(&config, |_| Some(&fake::FakeInbound));
+        let [stripe, paddle] = providers.as_slice() else { panic!("two providers") };
+        let endpoint = stripe.default_endpoint.as_ref().unwrap();
+        assert_eq!(
+            (endpoint.id.as_str(), endpoint.project_id.as_str()),
+            ("ep_default_stripe", "proj_default")
+        );
+        assert!(endpoint.livemode);
+        assert_eq!((endpoint.secrets.len(), stripe.tolerance_s), (2, 300));
+        assert!(paddle.default_endpoint.is_none());
+        assert_eq!(paddle.tolerance_s, 30);
+    }
+
+    #[test]
+    fn one_line_a_second_is_logged_and_the_others_are_counted() {
+        let limit = LogLimit::default();
+        assert_eq!(limit.admit(NOW), Some(0));
+        assert_eq!(limit.admit(NOW.plus_micros(1)), None);
+        assert_eq!(limit.admit(NOW.plus_micros(999_999)), None);
+        assert_eq!(limit.admit(NOW.plus_secs(1)), Some(2));
+        assert_eq!(limit.admit(NOW), Some(0), "a clock set back does not silence the log");
+    }
+}
