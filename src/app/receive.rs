@@ -361,10 +361,7 @@ impl<S: EventStore> Receiver<S> {
             self.log_refusal(&error, "a signed webhook was refused because of its body");
             ReceiveError::InvalidBody
         })?;
-        if !is_storable(&head) {
-            return Err(ReceiveError::InvalidBody);
-        }
-        let event = new_event(endpoint, head, body, now);
+        let event = new_event(endpoint, head, body, "webhook", now)?;
         let ignored = event.state == "ignored";
         let inserted = self.committer.commit(event).await?;
         if inserted == Inserted::DuplicateOtherBody {
@@ -385,15 +382,20 @@ impl<S: EventStore> Receiver<S> {
     }
 }
 
-/// Whether every text of the head fits the unique key. A NUL byte, which `PostgreSQL` refuses in text,
-/// would fail the whole batch and every other event in it.
-fn is_storable(head: &EventHead) -> bool {
-    let fits = |text: &str| text.len() <= MAX_HEAD_TEXT && !text.contains('\0');
-    let account = head.account.as_deref().unwrap_or_default();
-    !head.event_id.is_empty() && [&head.event_id, &head.event_type, account].into_iter().all(fits)
-}
-
-fn new_event(endpoint: &Endpoint, head: EventHead, body: Vec<u8>, now: Timestamp) -> NewEvent {
+/// The inbox row of a verified event; `source` is `webhook` or `replay`.
+///
+/// # Errors
+/// [`ReceiveError::InvalidBody`] when a text of the head does not fit the unique key.
+pub fn new_event(
+    endpoint: &Endpoint,
+    head: EventHead,
+    body: Vec<u8>,
+    source: &'static str,
+    now: Timestamp,
+) -> Result<NewEvent, ReceiveError> {
+    if !is_storable(&head) {
+        return Err(ReceiveError::InvalidBody);
+    }
     let livemode = head.livemode.unwrap_or(endpoint.livemode);
     // Live Connect endpoints do receive test events (`rulings.md` 19): kept and counted, never booked.
     let (state, reason) = if livemode != endpoint.livemode {
@@ -403,7 +405,7 @@ fn new_event(endpoint: &Endpoint, head: EventHead, body: Vec<u8>, now: Timestamp
     } else {
         ("received", None)
     };
-    NewEvent {
+    Ok(NewEvent {
         id: InboxId::random(now, Uuid::now_v7().as_u128()),
         provider: endpoint.provider,
         endpoint_id: endpoint.id.as_str().to_owned(),
@@ -416,10 +418,18 @@ fn new_event(endpoint: &Endpoint, head: EventHead, body: Vec<u8>, now: Timestamp
         received_at: now,
         state,
         reason,
-        source: "webhook",
+        source,
         body_sha256: Sha256::digest(&body).into(),
         body,
-    }
+    })
+}
+
+/// Whether every text of the head fits the unique key. A NUL byte, which `PostgreSQL` refuses in text,
+/// would fail the whole batch and every other event in it.
+fn is_storable(head: &EventHead) -> bool {
+    let fits = |text: &str| text.len() <= MAX_HEAD_TEXT && !text.contains('\0');
+    let account = head.account.as_deref().unwrap_or_default();
+    !head.event_id.is_empty() && [&head.event_id, &head.event_type, account].into_iter().all(fits)
 }
 
 /// How the committer groups.
@@ -812,7 +822,8 @@ mod tests {
             created_at: None,
             thin: false,
         };
-        new_event(&fake::endpoint("ep_default_fake", false), head, id.as_bytes().to_vec(), NOW)
+        new_event(&fake::endpoint("ep_default_fake", false), head, id.as_bytes().to_vec(), "webhook", NOW)
+            .unwrap()
     }
 
     struct Bench {
