@@ -351,9 +351,12 @@ mod tests {
             let mut client = TcpStream::connect(address).await.unwrap();
             client.write_all(request.as_bytes()).await.unwrap();
             // Gone as soon as its handler runs.
-            while tasks.len() <= id {
-                tokio::task::yield_now().await;
-            }
+            let runs = async {
+                while tasks.len() <= id {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(patience, runs).await.expect("the handler has a task of its own");
             drop(client);
         }
         draining.cancel();
