@@ -6,11 +6,13 @@
 //! - [`store`]: SQL for SQLite and PostgreSQL, and nothing else.
 //! - [`providers`]: one folder per payment provider; pure translation of events into facts.
 //! - [`app`]: the stages; owns every transaction.
+//! - [`http`]: webhooks, the API, health and metrics.
 //! - [`clock`], [`config`], [`shutdown`], [`telemetry`]: leaves that the edges share.
 pub mod app;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod http;
 pub mod providers;
 pub mod shutdown;
 pub mod store;

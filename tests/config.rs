@@ -288,3 +288,15 @@ fn neither_debug_nor_the_settings_show_a_secret() {
     let text = format!("{:?}", config.settings());
     assert!(!text.contains("hunter2") && !text.contains(MASTER_KEY_HEX), "{text}");
 }
+
+#[test]
+fn the_file_named_by_a_flag_is_read_and_has_to_exist() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("named.toml");
+    let error = Config::from_process(Some(&path), []).unwrap_err().to_string();
+    assert!(error.contains("`--config` names") && error.contains("named.toml"), "{error}");
+
+    std::fs::write(&path, "[attribution]\nkeys = [\"from_the_file\"]\n").unwrap();
+    let config = Config::from_process(Some(&path), []).unwrap();
+    assert_eq!(config.attribution_keys, ["from_the_file"]);
+}

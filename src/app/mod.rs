@@ -5,6 +5,7 @@
 pub mod decide;
 mod fold;
 pub mod process;
+pub mod receive;
 pub mod release;
 
 use std::sync::Arc;
