@@ -3,6 +3,7 @@
 //! owns transactions. No network call is ever made inside one.
 
 pub mod decide;
+pub mod explain;
 mod fold;
 pub mod process;
 pub mod receive;
