@@ -22,73 +22,21 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use uuid::Uuid;
 
 use crate::{
     clock::Clock,
     config::Config,
     domain::{
-        ids::{EndpointId, InboxId, ProjectId},
+        ids::{EndpointId, ProjectId},
         time::Timestamp,
     },
+    providers::{EventHead, Inbound},
+    store::inbox::{EventSource, InboxState, Inserted, NewEvent},
     telemetry::names,
 };
 
 /// Longest text of the head that is stored: it becomes part of a unique key, and providers use 30 to 60.
 const MAX_HEAD_TEXT: usize = 255;
-
-/// An event as it is to be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewEvent {
-    /// Our id.
-    pub id: InboxId,
-    /// Name of the provider.
-    pub provider: &'static str,
-    /// The endpoint it came in at.
-    pub endpoint_id: String,
-    /// The project of that endpoint.
-    pub project_id: String,
-    /// The connected account it is about; empty for the platform's own.
-    pub account: String,
-    /// The mode of the event; the endpoint's where the provider does not say (Paddle).
-    pub livemode: bool,
-    /// The provider's id of the event.
-    pub provider_event_id: String,
-    /// The provider's word for what happened.
-    pub event_type: String,
-    /// When the provider made the event.
-    pub provider_created_at: Option<Timestamp>,
-    /// When it arrived.
-    pub received_at: Timestamp,
-    /// `received`, or `ignored` with a reason.
-    pub state: &'static str,
-    /// Why it is ignored: `wrong_mode` or `thin_event`.
-    pub reason: Option<&'static str>,
-    /// `webhook` or `replay`.
-    pub source: &'static str,
-    /// The signed bytes.
-    pub body: Vec<u8>,
-    /// SHA-256 of `body`.
-    pub body_sha256: [u8; 32],
-}
-
-impl NewEvent {
-    /// The unique key of the inbox (reliability rule R3).
-    fn key(&self) -> (&str, &str, &str, bool, &str) {
-        (self.provider, &self.endpoint_id, &self.account, self.livemode, &self.provider_event_id)
-    }
-}
-
-/// What became of one event of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    /// It is stored now.
-    New,
-    /// It was stored before.
-    Duplicate,
-    /// Another body was stored before under the same id: the first is kept, a finding is raised.
-    DuplicateOtherBody,
-}
 
 /// The store could not do it, or it is unknown whether it did.
 #[derive(Debug, thiserror::Error)]
@@ -138,58 +86,6 @@ pub struct Endpoint {
     pub livemode: bool,
     /// Its signing secrets, all live at once.
     pub secrets: Vec<SecretString>,
-}
-
-/// What the receiver reads of an event before it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventHead {
-    /// The provider's id of the event.
-    pub event_id: String,
-    /// The provider's word for what happened.
-    pub event_type: String,
-    /// The mode, where the provider says it.
-    pub livemode: Option<bool>,
-    /// The connected account it is about.
-    pub account: Option<String>,
-    /// When the provider made it.
-    pub created_at: Option<Timestamp>,
-    /// Whether it only names an object that one would have to fetch.
-    pub thin: bool,
-}
-
-/// No secret of the endpoint made any signature of the request, or its time is out of bounds.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct SignatureError(pub &'static str);
-
-/// The signed body is not an event.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct InvalidBody(pub &'static str);
-
-/// The inbound half of a provider.
-pub trait Inbound: Send + Sync {
-    /// Name of the header that carries the signature, lower case.
-    fn signature_header(&self) -> &'static str;
-
-    /// Checks the signature over the raw body against every secret.
-    ///
-    /// # Errors
-    /// [`SignatureError`] unless one of the secrets made one of the signatures within the tolerance.
-    fn verify(
-        &self,
-        headers: &[&[u8]],
-        body: &[u8],
-        secrets: &[SecretString],
-        tolerance_s: i64,
-        now: Timestamp,
-    ) -> Result<(), SignatureError>;
-
-    /// Reads the head of an event.
-    ///
-    /// # Errors
-    /// [`InvalidBody`] when the body is not an event of this provider.
-    fn head(&self, body: &[u8]) -> Result<EventHead, InvalidBody>;
 }
 
 /// What the receiver knows of one provider.
@@ -361,8 +257,8 @@ impl<S: EventStore> Receiver<S> {
             self.log_refusal(&error, "a signed webhook was refused because of its body");
             ReceiveError::InvalidBody
         })?;
-        let event = new_event(endpoint, head, body, "webhook", now)?;
-        let ignored = event.state == "ignored";
+        let event = new_event(endpoint, head, body, EventSource::Webhook, now)?;
+        let ignored = event.state == InboxState::Ignored;
         let inserted = self.committer.commit(event).await?;
         if inserted == Inserted::DuplicateOtherBody {
             tracing::warn!(
@@ -382,7 +278,7 @@ impl<S: EventStore> Receiver<S> {
     }
 }
 
-/// The inbox row of a verified event; `source` is `webhook` or `replay`.
+/// The inbox row of an event that was verified, or that an operator vouches for.
 ///
 /// # Errors
 /// [`ReceiveError::InvalidBody`] when a text of the head does not fit the unique key.
@@ -390,7 +286,7 @@ pub fn new_event(
     endpoint: &Endpoint,
     head: EventHead,
     body: Vec<u8>,
-    source: &'static str,
+    source: EventSource,
     now: Timestamp,
 ) -> Result<NewEvent, ReceiveError> {
     if !is_storable(&head) {
@@ -399,14 +295,14 @@ pub fn new_event(
     let livemode = head.livemode.unwrap_or(endpoint.livemode);
     // Live Connect endpoints do receive test events (`rulings.md` 19): kept and counted, never booked.
     let (state, reason) = if livemode != endpoint.livemode {
-        ("ignored", Some("wrong_mode"))
+        (InboxState::Ignored, Some("wrong_mode"))
     } else if head.thin {
-        ("ignored", Some("thin_event"))
+        (InboxState::Ignored, Some("thin_event"))
     } else {
-        ("received", None)
+        (InboxState::Received, None)
     };
     Ok(NewEvent {
-        id: InboxId::random(now, Uuid::now_v7().as_u128()),
+        id: super::new_inbox_id(now),
         provider: endpoint.provider,
         endpoint_id: endpoint.id.as_str().to_owned(),
         project_id: endpoint.project_id.as_str().to_owned(),
@@ -546,7 +442,7 @@ impl<S: EventStore> Writer<S> {
         batch.sort_by(|a, b| a.event.key().cmp(&b.event.key()));
         let (events, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|Waiting { event, answer }| (event, answer)).unzip();
-        let is_work: Vec<bool> = events.iter().map(|event| event.state == "received").collect();
+        let is_work: Vec<bool> = events.iter().map(|event| event.state == InboxState::Received).collect();
 
         let results = self.insert(events).await;
         if is_work.iter().zip(&results).any(|(work, result)| *work && *result == Ok(Inserted::New)) {
@@ -621,6 +517,7 @@ pub(crate) mod fake {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::providers::{InvalidBody, MalformedEvent, SignatureError, Translation};
 
     /// What the next commits do.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -726,6 +623,10 @@ pub(crate) mod fake {
     pub struct FakeInbound;
 
     impl Inbound for FakeInbound {
+        fn name(&self) -> &'static str {
+            "fake"
+        }
+
         fn signature_header(&self) -> &'static str {
             "x-fake-signature"
         }
@@ -739,16 +640,25 @@ pub(crate) mod fake {
             _now: Timestamp,
         ) -> Result<(), SignatureError> {
             use secrecy::ExposeSecret as _;
-            let [header] = headers else { return Err(SignatureError("not one header")) };
+            let [header] = headers else { return Err(SignatureError::Missing) };
             let matches = |secret: &SecretString| secret.expose_secret().as_bytes() == *header;
-            if secrets.iter().any(matches) { Ok(()) } else { Err(SignatureError("no match")) }
+            if secrets.iter().any(matches) { Ok(()) } else { Err(SignatureError::Mismatch) }
+        }
+
+        fn sign(&self, _body: &[u8], secret: &SecretString, _at: Timestamp) -> String {
+            use secrecy::ExposeSecret as _;
+            secret.expose_secret().to_owned()
+        }
+
+        fn facts(&self, _body: &[u8], _keys: &[String]) -> Result<Translation, MalformedEvent> {
+            Ok(Translation::Ignored("fake"))
         }
 
         fn head(&self, body: &[u8]) -> Result<EventHead, InvalidBody> {
-            let text = std::str::from_utf8(body).map_err(|_| InvalidBody("not UTF-8"))?;
+            let text = std::str::from_utf8(body).map_err(|_| InvalidBody::NotUtf8)?;
             let words: Vec<&str> = text.split(' ').collect();
             let [id, event_type, mode, rest @ ..] = words.as_slice() else {
-                return Err(InvalidBody("too few words"));
+                return Err(InvalidBody::NotJson);
             };
             Ok(EventHead {
                 event_id: (*id).to_owned(),
@@ -822,8 +732,14 @@ mod tests {
             created_at: None,
             thin: false,
         };
-        new_event(&fake::endpoint("ep_default_fake", false), head, id.as_bytes().to_vec(), "webhook", NOW)
-            .unwrap()
+        new_event(
+            &fake::endpoint("ep_default_fake", false),
+            head,
+            id.as_bytes().to_vec(),
+            EventSource::Webhook,
+            NOW,
+        )
+        .unwrap()
     }
 
     struct Bench {
@@ -979,7 +895,7 @@ mod tests {
     async fn the_processor_is_woken_for_new_work_only() {
         let bench = bench(FakeStore::open(), LIMITS);
         let woken = async || timeout(Duration::ZERO, bench.wake.notified()).await.is_ok();
-        let ignored = NewEvent { state: "ignored", reason: Some("thin_event"), ..event("thin") };
+        let ignored = NewEvent { state: InboxState::Ignored, reason: Some("thin_event"), ..event("thin") };
         bench.committer.commit(ignored).await.unwrap();
         assert!(!woken().await);
         bench.committer.commit(event("a")).await.unwrap();
@@ -1009,7 +925,10 @@ mod tests {
             ("evt_1", "charge.succeeded")
         );
         assert_eq!((stored.project_id.as_str(), stored.account.as_str()), ("proj_default", ""));
-        assert_eq!((stored.state, stored.reason, stored.source), ("received", None, "webhook"));
+        assert_eq!(
+            (stored.state, stored.reason, stored.source),
+            (InboxState::Received, None, EventSource::Webhook)
+        );
         assert_eq!(stored.received_at, NOW);
         assert!(!stored.livemode);
     }
@@ -1027,7 +946,10 @@ mod tests {
             assert_eq!(receipt.ignored, reason.is_some(), "{body}");
             let stored = store.stored().remove(0);
             assert_eq!((stored.livemode, stored.reason), (livemode, reason), "{body}");
-            assert_eq!(stored.state, if reason.is_some() { "ignored" } else { "received" });
+            assert_eq!(
+                stored.state,
+                if reason.is_some() { InboxState::Ignored } else { InboxState::Received }
+            );
         }
     }
 

@@ -1,6 +1,6 @@
 //! Commissions, conversions, flags, decisions, and the journal they are posted to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -77,6 +77,17 @@ impl CommissionRow {
 }
 
 #[derive(sqlx::FromRow)]
+struct FlagRow {
+    sale_id: String,
+    commission_id: String,
+    cause_kind: String,
+    cause_id: String,
+    raised_at_us: i64,
+    cleared_at_us: Option<i64>,
+    cleared_by: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
 struct DecisionRow {
     id: String,
     sale_id: String,
@@ -89,7 +100,7 @@ struct DecisionRow {
 
 /// Puts commissions, flags and decisions into loaded sales. Call it after the sales are locked, in a
 /// statement of its own, so that it sees what others have committed (`rulings.md` 3).
-pub async fn load_into(conn: &mut Conn, sales: &mut HashMap<SaleId, Sale>) -> Result<(), StoreError> {
+pub async fn load_into(conn: &mut Conn, sales: &mut BTreeMap<SaleId, Sale>) -> Result<(), StoreError> {
     const COMMISSIONS: &str = "SELECT id, conversion_id, sale_id, enrollment_id, program_id, level, currency,
             terms, terms_version, base_minor, amount_minor, earned_minor, clawed_minor, held_minor,
             released_minor, state, reason, claimed, revision, paid_at_us, due_at_us
@@ -111,20 +122,21 @@ pub async fn load_into(conn: &mut Conn, sales: &mut HashMap<SaleId, Sale>) -> Re
             sale.commissions.push(commission);
         }
     }
-    let flags: Vec<(String, String, String, String, i64, Option<i64>, Option<String>)> =
-        conn.q(FLAGS).bind(&*list).all().await?;
-    for (sale_id, commission_id, kind, id, raised_at, cleared_at, cleared_by) in flags {
-        let bad = |column| corrupt("commission_flag", column, &commission_id);
-        let kind =
-            StopKind::ALL.into_iter().find(|stop| stop.as_str() == kind).ok_or_else(|| bad("cause_kind"))?;
-        let cleared = cleared_at.map(|at| (Timestamp::from_micros(at), cleared_by.unwrap_or_default()));
-        let flag = Flag { raised_at: Timestamp::from_micros(raised_at), cleared };
-        let sale_id = SaleId::parse(&sale_id).map_err(|_| bad("sale_id"))?;
-        let commission = sales
-            .get_mut(&sale_id)
-            .and_then(|sale| sale.commissions.iter_mut().find(|known| known.id.as_str() == commission_id));
+    for row in conn.q(FLAGS).bind(&*list).all::<FlagRow>().await? {
+        let bad = |column| corrupt("commission_flag", column, &row.commission_id);
+        let kind = StopKind::ALL
+            .into_iter()
+            .find(|stop| stop.as_str() == row.cause_kind)
+            .ok_or_else(|| bad("cause_kind"))?;
+        let cleared_by = row.cleared_by.clone().unwrap_or_default();
+        let cleared = row.cleared_at_us.map(|at| (Timestamp::from_micros(at), cleared_by));
+        let flag = Flag { raised_at: Timestamp::from_micros(row.raised_at_us), cleared };
+        let sale_id = SaleId::parse(&row.sale_id).map_err(|_| bad("sale_id"))?;
+        let commission = sales.get_mut(&sale_id).and_then(|sale| {
+            sale.commissions.iter_mut().find(|known| known.id.as_str() == row.commission_id)
+        });
         if let Some(commission) = commission {
-            commission.flags.insert(Stop { kind, id }, flag);
+            commission.flags.insert(Stop { kind, id: row.cause_id }, flag);
         }
     }
     for row in conn.q(DECISIONS).bind(&*list).all::<DecisionRow>().await? {

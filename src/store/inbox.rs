@@ -38,7 +38,7 @@ words! {
 }
 
 /// An event to be stored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
     /// Our id.
     pub id: InboxId,
@@ -70,6 +70,14 @@ pub struct NewEvent {
     pub body: Vec<u8>,
     /// SHA-256 of `body`.
     pub body_sha256: [u8; 32],
+}
+
+impl NewEvent {
+    /// The unique key of the inbox (reliability rule R3).
+    #[must_use]
+    pub fn key(&self) -> (&str, &str, &str, bool, &str) {
+        (self.provider, &self.endpoint_id, &self.account, self.livemode, &self.provider_event_id)
+    }
 }
 
 /// What became of an event handed to [`insert_batch`].
@@ -170,12 +178,11 @@ async fn raise_other_bodies(
             let finding = NewFinding {
                 kind: "event_body_changed".to_owned(),
                 severity: Severity::Critical,
-                object: event.provider_event_id.clone(),
-                detail: format!(
-                    "{} delivered this event id again with another body to endpoint {}; the first one was kept, \
-                     compare it with the provider's own record",
-                    event.provider, event.endpoint_id
-                ),
+                object: [event.provider, &event.endpoint_id, &event.provider_event_id].join("/"),
+                detail:
+                    "this event id was delivered again with another body; the first one was kept, compare \
+                         it with the provider's own record"
+                        .to_owned(),
             };
             findings::raise(tx, &[finding], event.received_at).await?;
         }

@@ -1,7 +1,7 @@
 //! Sales: aliases, fact rows, and the cached summary. Everything is loaded and written for many sales
 //! at once, so that a batch of events costs a fixed number of statements.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use crate::{
         },
         ids::{OrganizationId, ProjectId, SaleId},
         money::Currency,
-        sale::{Payment, SaleStatus},
+        sale::{Payment, SaleStatus, Summary},
         time::Timestamp,
     },
     for_update,
@@ -280,7 +280,7 @@ struct ReversalRow {
 }
 
 /// Loads sales with all their facts, without decisions and commissions.
-pub async fn load(conn: &mut Conn, ids: &BTreeSet<SaleId>) -> Result<HashMap<SaleId, Sale>, StoreError> {
+pub async fn load(conn: &mut Conn, ids: &BTreeSet<SaleId>) -> Result<BTreeMap<SaleId, Sale>, StoreError> {
     const SALES: &str =
         "SELECT s.id, s.project_id, p.organization_id, s.realm, s.merged_into, s.received_at_us
         FROM sale s JOIN project p ON p.id = s.project_id
@@ -290,19 +290,7 @@ pub async fn load(conn: &mut Conn, ids: &BTreeSet<SaleId>) -> Result<HashMap<Sal
     const PAYMENTS: &str = "SELECT kind, object_id, sale_id, parent_kind, parent_id, amount_minor, tax_minor,
             currency, paid_at_us, customer, subscription, billing_reason
         FROM payment WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
-    const BUYERS: &str = "SELECT sale_id, email FROM sale_buyer
-        WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
-    const REFUNDS: &str = "SELECT refund_id, sale_id, charge_kind, charge_id, amount_minor, currency, status
-        FROM refund WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
-    const TOTALS: &str = "SELECT charge_kind, charge_id, sale_id, total_minor, currency
-        FROM refund_total WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
-    const DISPUTES: &str =
-        "SELECT dispute_id, sale_id, charge_kind, charge_id, amount_minor, currency, phase,
-            withdrawn_minor, reinstated_minor
-        FROM dispute WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
-    const REVERSALS: &str = "SELECT reverse_id, sale_id, charge_kind, charge_id, amount_minor, currency
-        FROM chargeback_reversal WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
-    let mut sales = HashMap::new();
+    let mut sales = BTreeMap::new();
     if ids.is_empty() {
         return Ok(sales);
     }
@@ -339,10 +327,32 @@ pub async fn load(conn: &mut Conn, ids: &BTreeSet<SaleId>) -> Result<HashMap<Sal
         let told_by = object("payment", &row.kind, &row.object_id)?;
         of(&mut sales, &row.sale_id)?.facts.payments.insert(told_by, payment);
     }
-    for (sale, email) in conn.q(BUYERS).bind(&*list).all::<(String, String)>().await? {
-        of(&mut sales, &sale)?.facts.buyer_emails.insert(email);
+    load_returns(conn, &list, &mut sales).await?;
+    Ok(sales)
+}
+
+/// Buyers, refunds, disputes and chargeback reversals of the sales in `list`.
+async fn load_returns(
+    conn: &mut Conn,
+    list: &str,
+    sales: &mut BTreeMap<SaleId, Sale>,
+) -> Result<(), StoreError> {
+    const BUYERS: &str = "SELECT sale_id, email FROM sale_buyer
+        WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
+    const REFUNDS: &str = "SELECT refund_id, sale_id, charge_kind, charge_id, amount_minor, currency, status
+        FROM refund WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
+    const TOTALS: &str = "SELECT charge_kind, charge_id, sale_id, total_minor, currency
+        FROM refund_total WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
+    const DISPUTES: &str =
+        "SELECT dispute_id, sale_id, charge_kind, charge_id, amount_minor, currency, phase,
+            withdrawn_minor, reinstated_minor
+        FROM dispute WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
+    const REVERSALS: &str = "SELECT reverse_id, sale_id, charge_kind, charge_id, amount_minor, currency
+        FROM chargeback_reversal WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
+    for (sale, email) in conn.q(BUYERS).bind(list).all::<(String, String)>().await? {
+        of(sales, &sale)?.facts.buyer_emails.insert(email);
     }
-    for row in conn.q(REFUNDS).bind(&*list).all::<RefundRow>().await? {
+    for row in conn.q(REFUNDS).bind(list).all::<RefundRow>().await? {
         let status = [RefundStatus::AwaitingApproval, RefundStatus::Active, RefundStatus::Void]
             .into_iter()
             .find(|status| status.as_str() == row.status)
@@ -354,14 +364,14 @@ pub async fn load(conn: &mut Conn, ids: &BTreeSet<SaleId>) -> Result<HashMap<Sal
             currency: currency("refund", &row.currency, &row.refund_id)?,
             status,
         };
-        of(&mut sales, &row.sale_id)?.facts.refunds.insert(row.refund_id, refund);
+        of(sales, &row.sale_id)?.facts.refunds.insert(row.refund_id, refund);
     }
-    for row in conn.q(TOTALS).bind(&*list).all::<RefundTotalRow>().await? {
+    for row in conn.q(TOTALS).bind(list).all::<RefundTotalRow>().await? {
         let charge = object("refund_total", &row.charge_kind, &row.charge_id)?;
         let total = (row.total_minor, currency("refund_total", &row.currency, &row.charge_id)?);
-        of(&mut sales, &row.sale_id)?.facts.refund_totals.insert(charge, total);
+        of(sales, &row.sale_id)?.facts.refund_totals.insert(charge, total);
     }
-    for row in conn.q(DISPUTES).bind(&*list).all::<DisputeRow>().await? {
+    for row in conn.q(DISPUTES).bind(list).all::<DisputeRow>().await? {
         let phase = [
             DisputePhase::Inquiry,
             DisputePhase::InquiryClosed,
@@ -381,21 +391,21 @@ pub async fn load(conn: &mut Conn, ids: &BTreeSet<SaleId>) -> Result<HashMap<Sal
             withdrawn: row.withdrawn_minor,
             reinstated: row.reinstated_minor,
         };
-        of(&mut sales, &row.sale_id)?.facts.disputes.insert(row.dispute_id, dispute);
+        of(sales, &row.sale_id)?.facts.disputes.insert(row.dispute_id, dispute);
     }
-    for row in conn.q(REVERSALS).bind(&*list).all::<ReversalRow>().await? {
+    for row in conn.q(REVERSALS).bind(list).all::<ReversalRow>().await? {
         let reversal = ChargebackReversed {
             sale: object("chargeback_reversal", &row.charge_kind, &row.charge_id)?,
             reverse_id: row.reverse_id.clone(),
             amount: row.amount_minor,
             currency: currency("chargeback_reversal", &row.currency, &row.reverse_id)?,
         };
-        of(&mut sales, &row.sale_id)?.facts.chargeback_reversals.insert(row.reverse_id, reversal);
+        of(sales, &row.sale_id)?.facts.chargeback_reversals.insert(row.reverse_id, reversal);
     }
-    Ok(sales)
+    Ok(())
 }
 
-fn of<'a>(sales: &'a mut HashMap<SaleId, Sale>, id: &str) -> Result<&'a mut Sale, StoreError> {
+fn of<'a>(sales: &'a mut BTreeMap<SaleId, Sale>, id: &str) -> Result<&'a mut Sale, StoreError> {
     let key = sale_id(id)?;
     sales.get_mut(&key).ok_or_else(|| corrupt("sale", "id", id))
 }
@@ -528,7 +538,7 @@ async fn save_summaries(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), S
             let summary = folded.summary.as_ref();
             json!({
                 "id": sale.id, "merged_into": sale.merged_into,
-                "status": summary.map_or(SaleStatus::Open, |summary| summary.status()).as_str(),
+                "status": summary.map_or(SaleStatus::Open, Summary::status).as_str(),
                 "currency": summary.map(|summary| summary.currency),
                 "amount": summary.map(|summary| summary.amount),
                 "tax": summary.and_then(|summary| summary.tax),

@@ -36,7 +36,7 @@ impl<'a> Merged<'a> {
                 }
             }
             Fact::PayoutAccount(account) => {
-                self.add_account(scope, &account.account_id, account.at, Some(account))
+                self.add_account(scope, &account.account_id, account.at, Some(account));
             }
             Fact::PayoutAccountGone { account_id, at } => self.add_account(scope, account_id, *at, None),
             Fact::BankPayout(payout) => {

@@ -46,7 +46,8 @@ impl PgDatabase {
 impl Drop for PgDatabase {
     fn drop(&mut self) {
         if let Some(server) = server() {
-            server.admin(format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", self.name));
+            // A panic here, while a test fails already, would abort all the others.
+            let _ = server.admin(format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", self.name));
         }
     }
 }
@@ -97,46 +98,50 @@ struct Server {
 }
 
 fn server() -> Option<&'static Server> {
-    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+    // A failure is remembered too: a server that does not come up must not cost every test its patience.
+    static SERVER: OnceLock<Option<Result<Server, Unprepared>>> = OnceLock::new();
     SERVER
         .get_or_init(|| {
             let (url, process) = match env::var(URL_VARIABLE) {
                 Ok(url) => (url, None),
                 Err(_) => start(&find_binaries()?),
             };
-            let options = PgConnectOptions::from_str(&url).expect("a valid PostgreSQL URL");
+            let options =
+                PgConnectOptions::from_str(&url).expect("a valid PostgreSQL URL").extra_float_digits(None);
             Some(Server::prepare(options, process))
         })
         .as_ref()
+        .map(|prepared| prepared.as_ref().expect("a test PostgreSQL that answers"))
 }
 
 impl Server {
-    fn prepare(options: PgConnectOptions, process: Option<Child>) -> Self {
+    fn prepare(options: PgConnectOptions, process: Option<Child>) -> Result<Self, Unprepared> {
         let throwaway = process.is_some();
         let server = Self { options, template: EMPTY, process };
-        server.wait_until_ready();
-        if throwaway { server.with_migrated_template() } else { server }
+        server.wait_until_ready()?;
+        if throwaway { server.with_migrated_template() } else { Ok(server) }
     }
 
     /// Copying a migrated database is several times faster than migrating each.
-    fn with_migrated_template(self) -> Self {
+    fn with_migrated_template(self) -> Result<Self, Unprepared> {
         const MIGRATED: &str = "remit_test_template";
-        self.admin(format!("CREATE DATABASE \"{MIGRATED}\" TEMPLATE {EMPTY}"));
+        self.admin(format!("CREATE DATABASE \"{MIGRATED}\" TEMPLATE {EMPTY}"))?;
         let url = self.url(MIGRATED);
         in_own_runtime(async move {
             let db = Db::connect(&url, &DbOptions::default()).await.unwrap();
             db.migrate().await.unwrap();
             // A template can be copied only while nobody is connected to it.
             db.close().await;
-        });
-        Self { template: MIGRATED, ..self }
+        })?;
+        Ok(Self { template: MIGRATED, ..self })
     }
 
     fn create(&self, template: &str) -> PgDatabase {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("remit_test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        self.admin(format!("DROP DATABASE IF EXISTS \"{name}\" WITH (FORCE)"));
-        self.admin(format!("CREATE DATABASE \"{name}\" TEMPLATE \"{template}\""));
+        // A process with the same id may have left one behind.
+        self.admin(format!("DROP DATABASE IF EXISTS \"{name}\" WITH (FORCE)")).unwrap();
+        self.admin(format!("CREATE DATABASE \"{name}\" TEMPLATE \"{template}\"")).unwrap();
         PgDatabase { url: self.url(&name), name }
     }
 
@@ -153,16 +158,16 @@ impl Server {
     }
 
     /// Runs a statement about databases, which cannot run in a transaction or take parameters.
-    fn admin(&self, statement: String) {
+    fn admin(&self, statement: String) -> Result<(), Unprepared> {
         let options = self.options.clone();
         in_own_runtime(async move {
             let mut conn = PgConnection::connect_with(&options).await.unwrap();
             sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut conn).await.unwrap();
             conn.close().await.unwrap();
-        });
+        })
     }
 
-    fn wait_until_ready(&self) {
+    fn wait_until_ready(&self) -> Result<(), Unprepared> {
         let options = self.options.clone();
         in_own_runtime(async move {
             let ready = async {
@@ -173,18 +178,20 @@ impl Server {
             tokio::time::timeout(Duration::from_mins(1), ready)
                 .await
                 .expect("PostgreSQL answers within a minute");
-        });
+        })
     }
 }
 
+/// Work on the test PostgreSQL panicked; its message has been printed already.
+#[derive(Debug)]
+struct Unprepared;
+
 /// Tests run in runtimes of their own, and some of this runs in `Drop`, where nothing can be awaited.
-fn in_own_runtime(work: impl Future<Output = ()> + Send + 'static) {
+fn in_own_runtime(work: impl Future<Output = ()> + Send + 'static) -> Result<(), Unprepared> {
     let thread = std::thread::spawn(|| {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
     });
-    // A panic has already been reported by the thread; a second one during a drop would abort.
-    let prepared = thread.join().is_ok();
-    assert!(prepared || std::thread::panicking(), "the test PostgreSQL could not be prepared");
+    thread.join().map_err(|_| Unprepared)
 }
 
 /// The directory that holds `initdb` and `postgres`, if there is one.
