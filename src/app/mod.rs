@@ -3,14 +3,21 @@
 //! owns transactions. No network call is ever made inside one.
 
 pub mod decide;
+pub mod endpoints;
 pub mod explain;
 mod fold;
+pub mod keys;
+pub mod organizations;
 pub mod process;
 pub mod receive;
+mod refusal;
 pub mod release;
+pub mod report;
+pub mod seal;
 
 use std::sync::Arc;
 
+pub use refusal::Refusal;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Notify;
 

@@ -1,8 +1,13 @@
 //! Findings: what an operator should look at.
 
 use serde_json::json;
+use sqlx::FromRow;
 
-use super::{StoreError, Tx, sales::write_rows};
+use super::{
+    Conn, StoreError, Tx,
+    row::{AFTER_EVERY_ID, At},
+    sales::write_rows,
+};
 use crate::domain::{ids::FindingId, program::words, time::Timestamp};
 
 words! {
@@ -48,4 +53,62 @@ pub async fn raise(tx: &mut Tx, new: &[NewFinding], now: Timestamp) -> Result<()
         })
         .collect();
     write_rows(tx, SQL, rows).await
+}
+
+/// A finding that was raised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Id.
+    pub id: FindingId,
+    /// Stable word.
+    pub kind: String,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What it is about.
+    pub object: String,
+    /// What happened and what to do.
+    pub detail: String,
+    /// When it was raised first.
+    pub created_at: Timestamp,
+    /// When a person closed it.
+    pub resolved_at: Option<Timestamp>,
+}
+
+/// Findings in the order of their ids, which says nothing of time: those that are open, or all.
+pub async fn list(
+    conn: &mut Conn,
+    open_only: bool,
+    before: Option<&FindingId>,
+    limit: i64,
+) -> Result<Vec<Finding>, StoreError> {
+    const ALL: &str = "SELECT id, kind, severity, object, detail, created_at_us, resolved_at_us
+                       FROM finding WHERE id < $1 ORDER BY id DESC LIMIT $2";
+    const OPEN: &str = "SELECT id, kind, severity, object, detail, created_at_us, resolved_at_us
+                        FROM finding WHERE id < $1 AND resolved_at_us IS NULL ORDER BY id DESC LIMIT $2";
+    #[derive(FromRow)]
+    struct Row {
+        id: String,
+        kind: String,
+        severity: String,
+        object: String,
+        detail: String,
+        created_at_us: i64,
+        resolved_at_us: Option<i64>,
+    }
+    let before = before.map_or(AFTER_EVERY_ID, FindingId::as_str);
+    let rows: Vec<Row> = conn.q(if open_only { OPEN } else { ALL }).bind(before).bind(limit).all().await?;
+    rows.into_iter()
+        .map(|row| {
+            let at = At { table: "finding", id: &row.id };
+            Ok(Finding {
+                id: at.read("id", &row.id)?,
+                severity: at.read("severity", &row.severity)?,
+                kind: row.kind,
+                object: row.object,
+                detail: row.detail,
+                created_at: Timestamp::from_micros(row.created_at_us),
+                resolved_at: row.resolved_at_us.map(Timestamp::from_micros),
+            })
+        })
+        .collect()
 }

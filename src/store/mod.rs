@@ -8,9 +8,13 @@
 pub mod commissions;
 mod db;
 mod dialect;
+pub mod endpoints;
+pub mod enrollments;
 mod error;
 pub mod findings;
 pub mod inbox;
+pub mod keys;
+pub mod organizations;
 pub mod programs;
 mod row;
 pub mod sales;

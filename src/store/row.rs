@@ -5,11 +5,20 @@
 
 use serde::Serialize;
 
-use super::error::StoreError;
+use super::{
+    error::StoreError,
+    findings::Severity,
+    keys::KeyKind,
+    programs::{AttributionModel, ConversionKind, MinPayout, OnTransferReversed, PayoutSchedule},
+};
 use crate::domain::{
     ids::{EndpointId, EnrollmentId, FindingId, InvalidId, KeyId, OrganizationId, ProgramId, ProjectId},
     program::{EnrollmentStatus, ProgramStatus},
+    terms::Terms,
 };
+
+/// Sorts after every id of any kind: where a list that goes backwards starts.
+pub(super) const AFTER_EVERY_ID: &str = "~";
 
 /// A type that is stored as text.
 pub(super) trait FromText: Sized {
@@ -18,7 +27,7 @@ pub(super) trait FromText: Sized {
 }
 
 macro_rules! from_text {
-    (ids: $($id:ty),+; words: $($word:ty),+ $(,)?) => {
+    (ids: $($id:ty),+; words: $($word:ty),+; json: $($json:ty),+ $(,)?) => {
         $(impl FromText for $id {
             fn from_text(text: &str) -> Option<Self> {
                 let parsed: Result<Self, InvalidId> = Self::parse(text);
@@ -30,11 +39,18 @@ macro_rules! from_text {
                 Self::parse(text)
             }
         })+
+        $(impl FromText for $json {
+            fn from_text(text: &str) -> Option<Self> {
+                serde_json::from_str(text).ok()
+            }
+        })+
     };
 }
 from_text! {
     ids: EndpointId, EnrollmentId, FindingId, KeyId, OrganizationId, ProgramId, ProjectId;
-    words: EnrollmentStatus, ProgramStatus,
+    words: AttributionModel, ConversionKind, EnrollmentStatus, KeyKind, OnTransferReversed, PayoutSchedule,
+        ProgramStatus, Severity;
+    json: MinPayout, Terms,
 }
 
 /// The row that is being read, named in errors.

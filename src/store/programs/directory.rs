@@ -220,7 +220,7 @@ async fn load_terms(conn: &mut Conn, programs: &mut BTreeMap<ProgramId, Program>
     let rows: Vec<(String, i64, i64, String)> = conn.q(SQL).bind(id_list(programs.keys())).all().await?;
     for (id, version, effective_at_us, terms) in rows {
         let at = At { table: "program_terms", id: &id };
-        let terms = serde_json::from_str(&terms).map_err(|_| at.corrupt("terms"))?;
+        let terms = at.read("terms", &terms)?;
         if let Some(program) = programs.get_mut(&at.read::<ProgramId>("program_id", &id)?) {
             let value = TermsVersion { version, terms };
             program.terms.push(Dated { at: Timestamp::from_micros(effective_at_us), value });

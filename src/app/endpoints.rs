@@ -1,0 +1,231 @@
+//! Webhook endpoints: where providers send events to, and with which secrets they sign them.
+//!
+//! The default endpoints come from the configuration ([`super::receive::ProviderEdge`]); the rest are
+//! rows whose secrets are sealed ([`super::seal`]) and never shown again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::{
+    App, Refusal,
+    keys::{Principal, Scope},
+    new_id,
+    receive::Endpoint,
+    seal::{self, Place},
+};
+use crate::{
+    domain::{
+        ids::{EndpointId, ProjectId},
+        time::Timestamp,
+    },
+    providers,
+    store::{
+        Conn,
+        endpoints::{self, StoredEndpoint},
+        organizations,
+    },
+};
+
+/// An endpoint to be made.
+#[derive(Debug)]
+pub struct NewEndpoint {
+    /// Name of the provider.
+    pub provider: String,
+    /// Signing secrets, 1 to 8, all live at once.
+    pub secrets: Vec<SecretString>,
+    /// The mode it accepts.
+    pub livemode: bool,
+    /// Whether it hears about connected accounts.
+    pub connect: bool,
+}
+
+/// Makes an endpoint of a project.
+///
+/// # Errors
+/// [`Refusal::Invalid`], [`Refusal::NotFound`] for a project that does not exist for `by`, and
+/// `MASTER_KEY_MISSING` when there is nothing to seal its secrets with.
+pub async fn create(
+    app: &App,
+    by: &Principal,
+    project_id: &ProjectId,
+    new: NewEndpoint,
+) -> Result<StoredEndpoint, Refusal> {
+    by.require(Scope::Write)?;
+    let now = app.now();
+    let mut tx = app.db.begin().await?;
+    require_project(&mut tx, by, project_id).await?;
+    let provider = providers::inbound(&new.provider).ok_or_else(invalid_provider)?.name();
+    check_secrets(provider, &new.secrets)?;
+    let Some(master_key) = &app.config.master_key else {
+        return Err(Refusal::conflict(
+            "MASTER_KEY_MISSING",
+            "endpoint secrets are stored sealed and there is no key to seal them with: set \
+             REMIT_SECRETS__MASTER_KEY (or REMIT_SECRETS__MASTER_KEY_FILE) and restart",
+        ));
+    };
+    let endpoint = StoredEndpoint {
+        id: new_id!(EndpointId, now),
+        project_id: project_id.clone(),
+        provider: provider.to_owned(),
+        livemode: new.livemode,
+        connect: new.connect,
+        created_at: now,
+    };
+    let sealed = seal::seal(master_key, place(&endpoint.id), &encode(&new.secrets));
+    endpoints::insert(&mut tx, &endpoint, &sealed).await?;
+    tx.commit().await?;
+    Ok(endpoint)
+}
+
+fn invalid_provider() -> Refusal {
+    let names: Vec<&str> = providers::INBOUND.iter().map(|provider| provider.name()).collect();
+    let message = format!("provider must be one of: {}", names.join(", "));
+    Refusal::invalid("INVALID_PROVIDER", "provider", message)
+}
+
+/// A secret that was pasted with a blank or cut short would fail silently, at every event.
+fn check_secrets(provider: &str, secrets: &[SecretString]) -> Result<(), Refusal> {
+    let refuse = |message: &'static str| Err(Refusal::invalid("INVALID_SECRETS", "secrets", message));
+    if !(1..=8).contains(&secrets.len()) {
+        return refuse("secrets must hold 1 to 8 signing secrets");
+    }
+    for secret in secrets {
+        let text = secret.expose_secret();
+        if !(8..=512).contains(&text.len()) || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return refuse("a secret must be 8 to 512 characters without blanks");
+        }
+        if provider == "stripe" && !text.starts_with("whsec_") {
+            return refuse("a Stripe signing secret starts with `whsec_`");
+        }
+    }
+    Ok(())
+}
+
+/// The endpoints of a project, newest first.
+pub async fn list(
+    app: &App,
+    by: &Principal,
+    project_id: &ProjectId,
+    before: Option<&EndpointId>,
+    limit: i64,
+) -> Result<Vec<StoredEndpoint>, Refusal> {
+    by.require(Scope::Read)?;
+    let mut conn = app.db.read().await?;
+    require_project(&mut conn, by, project_id).await?;
+    Ok(endpoints::list(&mut conn, project_id, before, limit).await?)
+}
+
+/// Ends an endpoint: its events are answered 404 within [`CACHE_S`] seconds. Its past events stay.
+pub async fn delete(
+    app: &App,
+    by: &Principal,
+    project_id: &ProjectId,
+    id: &EndpointId,
+) -> Result<StoredEndpoint, Refusal> {
+    by.require(Scope::Write)?;
+    let mut tx = app.db.begin().await?;
+    require_project(&mut tx, by, project_id).await?;
+    let endpoint = endpoints::find(&mut tx, id).await?;
+    let endpoint = endpoint.filter(|endpoint| endpoint.project_id == *project_id).ok_or(Refusal::NotFound)?;
+    endpoints::mark_deleted(&mut tx, id, app.now()).await?;
+    tx.commit().await?;
+    Ok(endpoint)
+}
+
+async fn require_project(conn: &mut Conn, by: &Principal, id: &ProjectId) -> Result<(), Refusal> {
+    let project = organizations::find_project(conn, id).await?.ok_or(Refusal::NotFound)?;
+    by.require_owner(&project.organization_id)
+}
+
+/// Finds a stored endpoint of a provider and opens its secrets.
+///
+/// # Errors
+/// [`Refusal::Seal`] when the configured master key is not the one its secrets were sealed with.
+pub async fn find(app: &App, provider: &str, id: &EndpointId) -> Result<Option<Endpoint>, Refusal> {
+    let mut conn = app.db.read().await?;
+    let Some(stored) = endpoints::find(&mut conn, id).await?.filter(|found| found.provider == provider)
+    else {
+        return Ok(None);
+    };
+    let Some(sealed) = endpoints::find_sealed(&mut conn, id).await? else { return Ok(None) };
+    let Some(provider) = providers::inbound(provider) else { return Ok(None) };
+    let opened = seal::open(app.config.master_key.as_ref(), place(id), &sealed)?;
+    Ok(Some(Endpoint {
+        id: stored.id,
+        project_id: stored.project_id,
+        provider: provider.name(),
+        livemode: stored.livemode,
+        secrets: decode(opened.expose_secret()),
+    }))
+}
+
+/// How long a found endpoint is remembered, and so how long a deleted one may go on taking events.
+pub const CACHE_S: i64 = 5;
+
+/// More endpoints than this are not remembered at once.
+const CACHE_ENTRIES: usize = 1_024;
+
+/// Remembers found endpoints for a few seconds, so that a busy endpoint costs no query and no opening
+/// per event. What was not found is not remembered: a new endpoint works at once, and made-up ids fill
+/// nothing.
+#[derive(Debug, Default)]
+pub struct EndpointCache(Mutex<HashMap<EndpointId, Remembered>>);
+
+#[derive(Debug)]
+struct Remembered {
+    endpoint: Arc<Endpoint>,
+    until: Timestamp,
+}
+
+impl EndpointCache {
+    /// As [`find`].
+    ///
+    /// # Errors
+    /// As [`find`].
+    pub async fn find(
+        &self,
+        app: &App,
+        provider: &str,
+        id: &EndpointId,
+    ) -> Result<Option<Arc<Endpoint>>, Refusal> {
+        let now = app.now();
+        if let Some(endpoint) = self.remembered(id, now) {
+            return Ok(Some(endpoint).filter(|endpoint| endpoint.provider == provider));
+        }
+        let Some(endpoint) = find(app, provider, id).await?.map(Arc::new) else { return Ok(None) };
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() >= CACHE_ENTRIES {
+            entries.clear();
+        }
+        let until = now.plus_secs(CACHE_S);
+        entries.insert(id.clone(), Remembered { endpoint: Arc::clone(&endpoint), until });
+        Ok(Some(endpoint))
+    }
+
+    fn remembered(&self, id: &EndpointId, now: Timestamp) -> Option<Arc<Endpoint>> {
+        // No statement under the lock can panic half-way, so a poisoned map is still a good one.
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock that was set back must not make an entry live for ever.
+        let is_fresh = |entry: &&Remembered| now < entry.until && entry.until <= now.plus_secs(CACHE_S);
+        entries.get(id).filter(is_fresh).map(|entry| Arc::clone(&entry.endpoint))
+    }
+}
+
+fn place(id: &EndpointId) -> Place<'_> {
+    Place { table: "endpoint", row: id.as_str(), column: "secrets_sealed" }
+}
+
+/// Secrets as sealed: one per line, which is unambiguous because no secret holds a blank.
+fn encode(secrets: &[SecretString]) -> Vec<u8> {
+    let texts: Vec<&str> = secrets.iter().map(SecretString::expose_secret).collect();
+    texts.join("\n").into_bytes()
+}
+
+fn decode(plain: &[u8]) -> Vec<SecretString> {
+    // What was sealed here is text; the seal proves that it is what was sealed.
+    String::from_utf8_lossy(plain).lines().map(SecretString::from).collect()
+}
