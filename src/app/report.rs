@@ -4,6 +4,8 @@
 //! replayable and explained like one. The owner's id of the order is an alias of the sale: a webhook
 //! that names the same id joins it (`rulings.md` 4), and the provider's amounts then win.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -124,11 +126,11 @@ pub async fn report(
         occurred_at: new.occurred_at.unwrap_or(now),
     };
     let event = stored(app, program_id, &new.project_id, &report, now);
-    let id = event.id.to_string();
+    let event_id = event.provider_event_id.clone();
     let mut tx = app.db.begin().await?;
     inbox::insert_batch(&mut tx, &[event]).await?;
     tx.commit().await?;
-    process::process_these(app, vec![id]).await?;
+    process_now(app, &event_id).await?;
     let mut conn = app.db.read().await?;
     views::find_reported_conversion(&mut conn, program_id, new.project_id.as_str(), &new.external_id)
         .await?
@@ -139,6 +141,28 @@ pub async fn report(
                  affiliate, or the program or the affiliate was not active when it was paid",
             )
         })
+}
+
+/// Sees to it that the stored report is processed before its sender is answered. Another worker may
+/// have taken it; then this waits for that one, for a second at most.
+async fn process_now(app: &App, event_id: &str) -> Result<(), Refusal> {
+    const LOOKS: u32 = 50;
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 0..LOOKS {
+        let mut conn = app.db.read().await?;
+        let event = inbox::find(&mut conn, event_id).await?.ok_or(Refusal::NotFound)?;
+        drop(conn);
+        if event.state != InboxState::Received.as_str() {
+            return Ok(());
+        }
+        if process::process_these(app, vec![event.id]).await?.is_idle() {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Err(Refusal::conflict(
+        "NOT_PROCESSED_YET",
+        "the report is stored and will be processed; send it again to see the conversion",
+    ))
 }
 
 async fn check(
