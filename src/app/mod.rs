@@ -9,6 +9,7 @@ mod fold;
 pub mod keys;
 pub mod organizations;
 pub mod process;
+pub mod reads;
 pub mod receive;
 mod refusal;
 pub mod release;
