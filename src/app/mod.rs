@@ -4,10 +4,12 @@
 
 pub mod decide;
 pub mod endpoints;
+pub mod enrollments;
 mod fold;
 pub mod keys;
 pub mod organizations;
 pub mod process;
+pub mod programs;
 pub mod receive;
 mod refusal;
 pub mod release;
