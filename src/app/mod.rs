@@ -4,11 +4,13 @@
 
 pub mod decide;
 pub mod endpoints;
+pub mod enrollments;
 pub mod explain;
 mod fold;
 pub mod keys;
 pub mod organizations;
 pub mod process;
+pub mod programs;
 pub mod reads;
 pub mod receive;
 mod refusal;

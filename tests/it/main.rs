@@ -1,6 +1,8 @@
 //! Integration tests: one binary, so that it links once and starts one PostgreSQL server.
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
+mod admin_api;
+mod directory;
 mod layering;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
