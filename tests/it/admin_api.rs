@@ -23,7 +23,7 @@ use remit::{
     http::{admin, edge},
     store::Db,
 };
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -426,7 +426,7 @@ on_each_engine! {
         assert!(!sealed[0].windows(5).any(|window| window == b"whsec"));
 
         let found = endpoints::find(&api.app, "stripe", &id).await.unwrap().unwrap();
-        let opened: Vec<&str> = found.secrets.iter().map(|secret| secret.expose_secret()).collect();
+        let opened: Vec<&str> = found.secrets.iter().map(SecretString::expose_secret).collect();
         assert_eq!(opened, secrets);
         assert_eq!((found.provider, found.livemode), ("stripe", true));
         assert_eq!(found.project_id, ProjectId::parse("proj_default").unwrap());
@@ -575,23 +575,23 @@ on_each_engine! {
         let api = Api::new(&db.db).await;
         let body = json!({"name": "x", "commission": {"type": "percentage", "bps": 1000}});
         let path = format!("{PROGRAMS}/{}", id_of(&api.create(&api.operator, PROGRAMS, body).await));
-        let patch = async |body: Value| {
+        let change = async |body: Value| {
             let (status, answer) = api.call(&api.operator, Method::PATCH, &path, &body).await;
             assert_eq!(status, StatusCode::OK, "{answer}");
             answer
         };
-        patch(json!({"status": "active"})).await;
-        patch(json!({"name": "y", "platform_fee_bps": 250})).await;
-        let changed = patch(json!({"commission": {"type": "percentage", "bps": 2000}, "hold_period_days": 7})).await;
+        change(json!({"status": "active"})).await;
+        change(json!({"name": "y", "platform_fee_bps": 250})).await;
+        let changed = change(json!({"commission": {"type": "percentage", "bps": 2000}, "hold_period_days": 7})).await;
         assert_eq!(changed["data"]["terms_version"], json!(2));
-        let again = patch(json!({"hold_period_days": 7, "status": "active"})).await;
+        let again = change(json!({"hold_period_days": 7, "status": "active"})).await;
         assert_eq!(again["data"]["terms_version"], json!(2), "what is the same is no new version");
-        patch(json!({"hold_period_days": 8})).await;
-        patch(json!({"status": "paused"})).await;
-        patch(json!({"status": "active"})).await;
+        change(json!({"hold_period_days": 8})).await;
+        change(json!({"status": "paused"})).await;
+        change(json!({"status": "active"})).await;
         api.clock.advance_secs(5);
-        patch(json!({"status": "archived", "payout_schedule": "weekly"})).await;
-        assert_eq!(patch(json!({"payout_schedule": null})).await["data"]["payout_schedule"], Value::Null);
+        change(json!({"status": "archived", "payout_schedule": "weekly"})).await;
+        assert_eq!(change(json!({"payout_schedule": null})).await["data"]["payout_schedule"], Value::Null);
 
         let now = NOW.as_micros();
         let statuses = rows(&db.db, "SELECT effective_at_us, status FROM program_status ORDER BY effective_at_us").await;
