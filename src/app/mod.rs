@@ -5,14 +5,17 @@
 pub mod decide;
 pub mod endpoints;
 pub mod enrollments;
+pub mod explain;
 mod fold;
 pub mod keys;
 pub mod organizations;
 pub mod process;
 pub mod programs;
+pub mod reads;
 pub mod receive;
 mod refusal;
 pub mod release;
+pub mod report;
 pub mod seal;
 
 use std::sync::Arc;

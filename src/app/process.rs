@@ -16,6 +16,7 @@ use super::{
     App,
     fold::{self, FoldAndRecordError},
     new_id,
+    report::{self, Report},
 };
 use crate::{
     domain::{
@@ -107,9 +108,13 @@ enum Claim {
 /// [`StoreError`] when the database cannot be reached; nothing is lost and nothing is half done.
 pub async fn step(app: &App) -> Result<Worked, StoreError> {
     let limit = i64::from(app.config.process.batch_events);
+    work_through(app, Claim::Due(limit)).await
+}
+
+async fn work_through(app: &App, claim: Claim) -> Result<Worked, StoreError> {
     let mut worked = Worked::default();
     // A work list instead of recursion: a failing batch is replaced by its halves.
-    let mut claims = vec![Claim::Due(limit)];
+    let mut claims = vec![claim];
     while let Some(claim) = claims.pop() {
         let mut claimed = Vec::new();
         match attempt(app, &claim, &mut claimed).await {
@@ -135,6 +140,15 @@ pub async fn step(app: &App) -> Result<Worked, StoreError> {
         }
     }
     Ok(worked)
+}
+
+/// Processes these events now, if they still wait, whatever is due before them: for a caller that has
+/// just stored them and wants the result. Failures are recorded like in [`step`].
+///
+/// # Errors
+/// [`StoreError`] when the database cannot be reached; the events stay stored.
+pub async fn process_these(app: &App, ids: Vec<String>) -> Result<Worked, StoreError> {
+    work_through(app, Claim::These(ids)).await
 }
 
 /// Runs one batch, again and again while others are in the way. `claimed` tells the caller which events
@@ -198,6 +212,18 @@ impl Translated {
     }
 }
 
+/// What an event tells; `None` for a provider that this program does not know.
+fn read_facts(app: &App, event: &ClaimedEvent) -> Option<Result<Translation, String>> {
+    if event.provider == report::PROVIDER {
+        let report: Result<Report, _> = serde_json::from_slice(&event.body);
+        let facts = report.map(|report| Translation::Facts(report.facts()));
+        return Some(facts.map_err(|_| "the stored report cannot be read".to_owned()));
+    }
+    let provider = providers::inbound(&event.provider)?;
+    let facts = provider.facts(&event.body, &app.config.attribution_keys);
+    Some(facts.map_err(|malformed| malformed.to_string()))
+}
+
 /// Reads the facts of an event. What cannot be read now cannot be read later either, so a malformed
 /// body is parked at once; it never keeps others waiting.
 fn translate(app: &App, event: &ClaimedEvent) -> Translated {
@@ -209,16 +235,13 @@ fn translate(app: &App, event: &ClaimedEvent) -> Translated {
         event.r#type = event.event_type,
     );
     let entered = span.enter();
-    let read = catch_unwind(AssertUnwindSafe(|| {
-        providers::inbound(&event.provider)
-            .map(|provider| provider.facts(&event.body, &app.config.attribution_keys))
-    }));
+    let read = catch_unwind(AssertUnwindSafe(|| read_facts(app, event)));
     let (state, reason, facts) = match read {
         Ok(Some(Ok(Translation::Facts(facts)))) => (InboxState::Applied, None, facts),
         Ok(Some(Ok(Translation::Ignored(reason)))) => {
             (InboxState::Ignored, Some(reason.to_owned()), Vec::new())
         }
-        Ok(Some(Err(malformed))) => (InboxState::Parked, Some(malformed.to_string()), Vec::new()),
+        Ok(Some(Err(malformed))) => (InboxState::Parked, Some(malformed), Vec::new()),
         Ok(None) => (InboxState::Parked, Some("unknown provider".to_owned()), Vec::new()),
         Err(_) => (InboxState::Parked, Some("the translation of this event crashed".to_owned()), Vec::new()),
     };

@@ -4,5 +4,8 @@
 mod admin_api;
 mod directory;
 mod layering;
+#[path = "../scenario_format/mod.rs"]
+mod scenario_format;
+mod scenarios;
 mod store_contract;
 mod support;
