@@ -1,130 +1,22 @@
 //! The admin API as a caller sees it: keys, tenancy, and what each resource takes and refuses.
 
-use std::{io, sync::Arc};
-
 use axum::{
-    Router,
     body::Body,
     http::{Method, Request, StatusCode, header},
 };
-use http_body_util::BodyExt as _;
 use remit::{
-    app::{
-        App,
-        endpoints::{self, CACHE_S, EndpointCache},
-        keys::{self, KeyKind, NewKey, Principal},
-    },
-    clock::ManualClock,
-    config::Config,
-    domain::{
-        ids::{EndpointId, OrganizationId, ProjectId},
-        time::Timestamp,
-    },
-    http::{admin, edge},
-    store::Db,
+    app::endpoints::{self, CACHE_S, EndpointCache},
+    domain::ids::{EndpointId, ProjectId},
 };
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
-use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use crate::support::{TestDb, on_each_engine};
-
-const NOW: Timestamp = Timestamp::from_secs(1_750_000_000);
-const PROGRAMS: &str = "/v1/admin/affiliate/programs";
-
-/// The API over a database, with a clock that stands still.
-struct Api {
-    app: App,
-    clock: ManualClock,
-    router: Router,
-    /// A key that may do everything.
-    operator: String,
-}
-
-fn config(env: &[(&str, &str)]) -> Arc<Config> {
-    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Arc::new(Config::load(None, env, [], |_| Err(io::ErrorKind::NotFound.into())).unwrap())
-}
-
-/// Two keys of the kind that seals, as an operator would write them.
-const MASTER_KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
-const OTHER_MASTER_KEY: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
-
-impl Api {
-    async fn new(db: &Db) -> Self {
-        Self::with(db, &[("REMIT_SECRETS__MASTER_KEY", MASTER_KEY)]).await
-    }
-
-    async fn with(db: &Db, env: &[(&str, &str)]) -> Self {
-        let clock = ManualClock::new(NOW);
-        let app = App::new(db.clone(), config(env), Arc::new(clock.clone()));
-        let router = edge(admin::router().with_state(app.clone()), &TaskTracker::new());
-        let operator = key(&app, KeyKind::Operator, None).await;
-        Self { app, clock, router, operator }
-    }
-
-    async fn call(&self, key: &str, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
-        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::AUTHORIZATION, format!("Bearer {key}"))
-            .body(body)
-            .unwrap();
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let status = response.status();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
-    }
-
-    /// Makes something and gives its `data`.
-    #[track_caller]
-    fn create<'a>(&'a self, key: &'a str, path: &'a str, body: Value) -> impl Future<Output = Value> + 'a {
-        let caller = std::panic::Location::caller();
-        async move {
-            let (status, mut answer) = self.call(key, Method::POST, path, &body).await;
-            assert!(status.is_success(), "{caller}: {status} {answer}");
-            answer["data"].take()
-        }
-    }
-
-    /// The status and code of a refusal.
-    async fn refusal(&self, key: &str, method: Method, path: &str, body: &Value) -> (u16, String) {
-        let (status, answer) = self.call(key, method, path, body).await;
-        (status.as_u16(), answer["error"]["code"].as_str().unwrap_or("none").to_owned())
-    }
-
-    /// An organization with a key of its own.
-    async fn tenant(&self, name: &str) -> (String, String) {
-        let organization =
-            self.create(&self.operator, "/v1/admin/organizations", json!({"name": name})).await;
-        let id = organization["id"].as_str().unwrap().to_owned();
-        let key = key(&self.app, KeyKind::Organization, Some(OrganizationId::parse(&id).unwrap())).await;
-        (id, key)
-    }
-
-    async fn program(&self, key: &str) -> String {
-        let body = json!({
-            "name": "Launch Partners", "commission": {"type": "percentage", "bps": 2000}, "status": "active",
-        });
-        id_of(&self.create(key, PROGRAMS, body).await)
-    }
-}
-
-async fn key(app: &App, kind: KeyKind, organization_id: Option<OrganizationId>) -> String {
-    let new = NewKey { kind, organization_id, project_id: None, scopes: None, expires_at: None };
-    let made = keys::create(app, &Principal::console(), new).await.unwrap();
-    made.text.expose_secret().to_owned()
-}
-
-fn id_of(object: &Value) -> String {
-    object["id"].as_str().unwrap().to_owned()
-}
-
-async fn rows(db: &Db, sql: &'static str) -> Vec<(i64, String)> {
-    db.read().await.unwrap().q(sql).all().await.unwrap()
-}
+use crate::support::{
+    TestDb,
+    api::{Api, NOW, OTHER_MASTER_KEY, PROGRAMS, id_of, rows},
+    on_each_engine,
+};
 
 on_each_engine! {
     async fn a_request_without_a_working_key_is_401_and_names_the_scheme(db: TestDb) {
@@ -426,7 +318,7 @@ on_each_engine! {
         assert!(!sealed[0].windows(5).any(|window| window == b"whsec"));
 
         let found = endpoints::find(&api.app, "stripe", &id).await.unwrap().unwrap();
-        let opened: Vec<&str> = found.secrets.iter().map(secrecy::ExposeSecret::expose_secret).collect();
+        let opened: Vec<&str> = found.secrets.iter().map(SecretString::expose_secret).collect();
         assert_eq!(opened, secrets);
         assert_eq!((found.provider, found.livemode), ("stripe", true));
         assert_eq!(found.project_id, ProjectId::parse("proj_default").unwrap());

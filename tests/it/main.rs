@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
 mod admin_api;
+mod books_api;
 mod directory;
 mod layering;
 #[path = "../scenario_format/mod.rs"]

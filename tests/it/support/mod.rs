@@ -1,5 +1,6 @@
 //! What the integration tests stand on: databases of both engines and a proxy to disturb them.
 
+pub mod api;
 pub mod node;
 pub mod pg;
 pub mod program;
