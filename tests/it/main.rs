@@ -3,8 +3,12 @@
 
 mod admin_api;
 mod books_api;
+mod conformance;
 mod directory;
 mod layering;
+mod ledger_rules;
+mod processing;
+mod receiving;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;
