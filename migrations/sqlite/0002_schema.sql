@@ -333,7 +333,7 @@ CREATE TABLE conversion (
     created_at_us INTEGER NOT NULL,
     UNIQUE (sale_id, enrollment_id)
 ) STRICT;
-CREATE INDEX conversion_by_program ON conversion (program_id, id);
+CREATE INDEX conversion_by_program ON conversion (program_id, created_at_us, id);
 
 -- What people decided. Never changed; a later decision is a later row.
 CREATE TABLE decision (
@@ -377,7 +377,7 @@ CREATE TABLE commission (
     UNIQUE (sale_id, enrollment_id, level)
 ) STRICT;
 CREATE INDEX commission_due ON commission (due_at_us, id) WHERE due_at_us IS NOT NULL;
-CREATE INDEX commission_by_program ON commission (program_id, id);
+CREATE INDEX commission_by_program ON commission (program_id, created_at_us, id);
 CREATE INDEX commission_by_enrollment ON commission (enrollment_id, id);
 
 -- What stops or stopped a commission; each cause once.

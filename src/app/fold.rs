@@ -82,6 +82,7 @@ pub(super) async fn fold_and_record(
         })
         .collect();
     commissions::move_decisions(tx, &merged).await?;
+    sales::copy_events(tx, &merged).await?;
     commissions::save(tx, book, &folded, now).await?;
     let new: Vec<NewFinding> = folded
         .iter()

@@ -4,6 +4,7 @@
 
 pub mod decide;
 pub mod endpoints;
+pub mod explain;
 mod fold;
 pub mod keys;
 pub mod organizations;

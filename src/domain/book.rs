@@ -690,8 +690,8 @@ fn new_commission(
 fn oddity_finding(sale: &Sale, oddity: super::sale::Oddity) -> Finding {
     use super::sale::Oddity;
     let detail = match oddity {
-        Oddity::TakenExceedsSale => {
-            "refunds and disputes exceed what was paid; the clawback is capped at the commission"
+        Oddity::RefundExceedsSale => {
+            "more was refunded than paid; the clawback is capped at the commission, check it with the provider"
         }
         Oddity::CurrencyMismatch => {
             "a refund or dispute is in another currency than the sale and was not counted; check it with the provider"

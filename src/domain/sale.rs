@@ -57,8 +57,8 @@ pub struct SaleFacts {
 /// Something about the facts that an operator should see. The name is the finding's kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Oddity {
-    /// Refunds and disputes together exceed what was paid; the sale's amount is the cap.
-    TakenExceedsSale,
+    /// More was refunded than paid; the sale's amount is the cap.
+    RefundExceedsSale,
     /// A refund or dispute is in another currency than the sale; it is not counted.
     CurrencyMismatch,
 }
@@ -68,7 +68,7 @@ impl Oddity {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::TakenExceedsSale => "taken_exceeds_sale",
+            Self::RefundExceedsSale => "refund_exceeds_sale",
             Self::CurrencyMismatch => "currency_mismatch",
         }
     }
@@ -368,8 +368,9 @@ impl SaleFacts {
         let refunded = self.refunded(currency, &mut oddities)?;
         let disputed = self.disputed(currency, &mut oddities)?;
         let taken = money::add(refunded, disputed)?;
-        if taken > amount {
-            oddities.insert(Oddity::TakenExceedsSale);
+        // A refund and a dispute of the same money do overlap in practice; more refunded than paid does not.
+        if refunded > amount {
+            oddities.insert(Oddity::RefundExceedsSale);
         }
         let first_told = |field: fn(&Payment) -> Option<&String>| {
             told.iter().find_map(|(_, payment)| field(payment)).cloned()

@@ -19,6 +19,7 @@ pub mod programs;
 mod row;
 pub mod sales;
 pub mod transfers;
+pub mod views;
 
 pub use db::{Conn, Db, DbOptions, Query, Tx};
 pub use dialect::{Engine, Sql};

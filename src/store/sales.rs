@@ -708,6 +708,17 @@ pub async fn save_events(tx: &mut Tx, pairs: &BTreeSet<(SaleId, String)>) -> Res
     write_rows(tx, SQL, pairs.iter().map(|(sale, event)| json!({ "s": sale, "e": event })).collect()).await
 }
 
+/// Gives the events of merged sales to the sale that carries their facts now.
+pub async fn copy_events(tx: &mut Tx, merged: &[(SaleId, SaleId)]) -> Result<(), StoreError> {
+    const SQL: &str = "INSERT INTO sale_event (sale_id, inbox_id)
+        SELECT DISTINCT k.value->>'survivor', s.inbox_id
+        FROM json_each($1) k JOIN sale_event s ON s.sale_id = k.value->>'loser' WHERE TRUE
+        ON CONFLICT (sale_id, inbox_id) DO NOTHING";
+    let rows =
+        merged.iter().map(|(loser, survivor)| json!({ "loser": loser, "survivor": survivor })).collect();
+    write_rows(tx, SQL, rows).await
+}
+
 /// Runs a statement that takes one JSON array, unless the array is empty.
 pub(super) async fn write_rows(tx: &mut Tx, sql: &'static str, rows: Vec<Value>) -> Result<(), StoreError> {
     if !rows.is_empty() {

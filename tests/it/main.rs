@@ -2,5 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
 mod layering;
+#[path = "../scenario_format/mod.rs"]
+mod scenario_format;
+mod scenarios;
 mod store_contract;
 mod support;

@@ -1,6 +1,8 @@
 //! What the integration tests stand on: databases of both engines and a proxy to disturb them.
 
+pub mod node;
 pub mod pg;
+pub mod program;
 pub mod proxy;
 pub mod test_db;
 

@@ -345,7 +345,10 @@ fn session_amount(session: &CheckoutSession) -> Result<Option<(i64, Currency)>, 
 /// A delayed payment method completes the session unpaid: the links and codes are already worth having.
 pub(super) fn checkout_session(event: &Event<'_>) -> Result<Translation, MalformedEvent> {
     let session: CheckoutSession = event.object()?;
-    let amount = session_amount(&session)?;
+    // The invoice tells the money of a subscription. Sessions of older API versions do not even name
+    // that invoice, so booking here too would pay the first period twice.
+    let is_subscription = session.mode.0.as_deref() == Some("subscription");
+    let amount = session_amount(&session)?.filter(|_| !is_subscription);
     let customer = session.customer.map(|customer| customer.0);
     let subscription = session.subscription.map(|subscription| subscription.0);
     let details_email = session.customer_details.and_then(|details| details.email.text());

@@ -1,0 +1,317 @@
+//! Rows as they are shown: conversions, commissions, balances, entries, decisions. Reading only.
+
+use super::{Conn, StoreError, sales::id_list};
+use crate::domain::ids::{CommissionId, OrganizationId, ProgramId, SaleId};
+
+/// A conversion with the state of its direct commission.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct ConversionRow {
+    /// Id.
+    pub id: String,
+    /// The sale.
+    pub sale_id: String,
+    /// Who referred it.
+    pub enrollment_id: String,
+    /// The program.
+    pub program_id: String,
+    /// The project that sold.
+    pub project_id: String,
+    /// `event`, `payment` or `entitlement`.
+    pub kind: String,
+    /// The owner's own id of the order.
+    pub external_id: Option<String>,
+    /// What carried the affiliate to the sale.
+    pub attributed_by: String,
+    /// The code, where one was told.
+    pub code: Option<String>,
+    /// When it was first recorded, microseconds.
+    pub created_at_us: i64,
+    /// The direct commission.
+    pub commission_id: String,
+    /// Its state.
+    pub state: String,
+    /// Why it is in that state.
+    pub reason: Option<String>,
+    /// Its currency.
+    pub currency: String,
+    /// Accrued, minor units.
+    pub earned_minor: i64,
+    /// Taken back, minor units.
+    pub clawed_minor: i64,
+}
+
+/// Conversions of a program, newest first, before the given time and id.
+pub async fn list_conversions(
+    conn: &mut Conn,
+    program: &ProgramId,
+    before: Option<(i64, &str)>,
+    limit: i64,
+) -> Result<Vec<ConversionRow>, StoreError> {
+    const SQL: &str = "SELECT v.id, v.sale_id, v.enrollment_id, v.program_id, v.project_id, v.kind,
+            v.external_id, v.attributed_by, v.code, v.created_at_us, c.id AS commission_id, c.state, c.reason,
+            c.currency, c.earned_minor, c.clawed_minor
+        FROM conversion v JOIN commission c ON c.conversion_id = v.id AND c.level = 0
+        WHERE v.program_id = $1 AND ($2 IS NULL OR (v.created_at_us, v.id) < ($2, $3))
+        ORDER BY v.created_at_us DESC, v.id DESC LIMIT $4";
+    let (at, id) = before.unzip();
+    conn.q(SQL).bind(program.as_str()).bind(at).bind(id).bind(limit).all().await
+}
+
+/// One conversion.
+pub async fn find_conversion(conn: &mut Conn, id: &str) -> Result<Option<ConversionRow>, StoreError> {
+    const SQL: &str = "SELECT v.id, v.sale_id, v.enrollment_id, v.program_id, v.project_id, v.kind,
+            v.external_id, v.attributed_by, v.code, v.created_at_us, c.id AS commission_id, c.state, c.reason,
+            c.currency, c.earned_minor, c.clawed_minor
+        FROM conversion v JOIN commission c ON c.conversion_id = v.id AND c.level = 0
+        WHERE v.id = $1";
+    conn.q(SQL).bind(id).one().await
+}
+
+/// The conversion of the sale that this id of the owner leads to, in one program.
+pub async fn find_reported_conversion(
+    conn: &mut Conn,
+    program: &ProgramId,
+    project: &str,
+    external_id: &str,
+) -> Result<Option<ConversionRow>, StoreError> {
+    const SQL: &str = "SELECT v.id, v.sale_id, v.enrollment_id, v.program_id, v.project_id, v.kind,
+            v.external_id, v.attributed_by, v.code, v.created_at_us, c.id AS commission_id, c.state, c.reason,
+            c.currency, c.earned_minor, c.clawed_minor
+        FROM sale_alias a JOIN conversion v ON v.sale_id = a.sale_id
+            JOIN commission c ON c.conversion_id = v.id AND c.level = 0
+        WHERE a.project_id = $2 AND a.realm = 'external' AND a.kind = 'external' AND a.object_id = $3
+            AND v.program_id = $1
+        ORDER BY c.earned_minor - c.clawed_minor DESC, v.id LIMIT 1";
+    conn.q(SQL).bind(program.as_str()).bind(project).bind(external_id).one().await
+}
+
+/// A commission.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct CommissionRow {
+    /// Id.
+    pub id: String,
+    /// The conversion.
+    pub conversion_id: String,
+    /// The sale.
+    pub sale_id: String,
+    /// Who earns.
+    pub enrollment_id: String,
+    /// Who pays.
+    pub program_id: String,
+    /// 0 for the direct affiliate.
+    pub level: i64,
+    /// Currency of the amounts.
+    pub currency: String,
+    /// What the rule was applied to, minor units of the sale's currency.
+    pub base_minor: i64,
+    /// What the rule gives, minor units.
+    pub amount_minor: i64,
+    /// Accrued, minor units.
+    pub earned_minor: i64,
+    /// Taken back, minor units.
+    pub clawed_minor: i64,
+    /// Still held, minor units.
+    pub held_minor: i64,
+    /// Released to the payable side, minor units.
+    pub released_minor: i64,
+    /// State.
+    pub state: String,
+    /// Why it is in that state.
+    pub reason: Option<String>,
+    /// When the sale was paid, microseconds.
+    pub paid_at_us: i64,
+    /// When time alone can change it next, microseconds.
+    pub due_at_us: Option<i64>,
+    /// When it was first recorded, microseconds.
+    pub created_at_us: i64,
+}
+
+/// Commissions of a program, newest first, before the given time and id.
+pub async fn list_commissions(
+    conn: &mut Conn,
+    program: &ProgramId,
+    before: Option<(i64, &str)>,
+    limit: i64,
+) -> Result<Vec<CommissionRow>, StoreError> {
+    const SQL: &str =
+        "SELECT id, conversion_id, sale_id, enrollment_id, program_id, level, currency, base_minor,
+            amount_minor, earned_minor, clawed_minor, held_minor, released_minor, state, reason, paid_at_us,
+            due_at_us, created_at_us
+        FROM commission WHERE program_id = $1 AND ($2 IS NULL OR (created_at_us, id) < ($2, $3))
+        ORDER BY created_at_us DESC, id DESC LIMIT $4";
+    let (at, id) = before.unzip();
+    conn.q(SQL).bind(program.as_str()).bind(at).bind(id).bind(limit).all().await
+}
+
+/// Which sale and program a commission belongs to, and who owns the program.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct CommissionPlace {
+    /// The sale.
+    pub sale_id: String,
+    /// The owner of the program.
+    pub organization_id: String,
+    /// What carried the affiliate to the sale.
+    pub attributed_by: String,
+    /// The code, where one was told.
+    pub code: Option<String>,
+}
+
+/// Where a commission belongs.
+pub async fn place_commission(
+    conn: &mut Conn,
+    id: &CommissionId,
+) -> Result<Option<CommissionPlace>, StoreError> {
+    const SQL: &str = "SELECT c.sale_id, g.organization_id, v.attributed_by, v.code
+        FROM commission c JOIN program g ON g.id = c.program_id JOIN conversion v ON v.id = c.conversion_id
+        WHERE c.id = $1";
+    conn.q(SQL).bind(id.as_str()).one().await
+}
+
+/// What one enrollment has in one currency, minor units.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct BalanceRow {
+    /// Whose.
+    pub enrollment_id: String,
+    /// Currency.
+    pub currency: String,
+    /// Earned, not payable yet.
+    pub held: i64,
+    /// Payable; negative is debt.
+    pub payable: i64,
+    /// Reserved by payouts under way.
+    pub in_transit: i64,
+    /// Paid out.
+    pub paid: i64,
+}
+
+/// Balances of the enrollments of a program, by enrollment and currency, after the given pair.
+pub async fn list_balances(
+    conn: &mut Conn,
+    program: &ProgramId,
+    after: Option<(&str, &str)>,
+    limit: i64,
+) -> Result<Vec<BalanceRow>, StoreError> {
+    const SQL: &str = "SELECT e.id AS enrollment_id, b.currency,
+            CAST(SUM(CASE WHEN b.account = 'held' THEN b.credit_minor - b.debit_minor ELSE 0 END) AS BIGINT)
+                AS held,
+            CAST(SUM(CASE WHEN b.account = 'payable' THEN b.credit_minor - b.debit_minor ELSE 0 END) AS BIGINT)
+                AS payable,
+            CAST(SUM(CASE WHEN b.account = 'in_transit' THEN b.credit_minor - b.debit_minor ELSE 0 END) AS BIGINT)
+                AS in_transit,
+            CAST(SUM(CASE WHEN b.account = 'paid' THEN b.credit_minor - b.debit_minor ELSE 0 END) AS BIGINT)
+                AS paid
+        FROM enrollment e JOIN balance b ON b.owner_id = e.id
+        WHERE e.program_id = $1 AND ($2 IS NULL OR (e.id, b.currency) > ($2, $3))
+        GROUP BY e.id, b.currency ORDER BY e.id, b.currency LIMIT $4";
+    let (enrollment, currency) = after.unzip();
+    conn.q(SQL).bind(program.as_str()).bind(enrollment).bind(currency).bind(limit).all().await
+}
+
+/// The sale that an id leads to: its own id or any provider's, among the projects of `owner` where one
+/// is given. Several sales can carry one provider id in different projects; the newest is taken.
+pub async fn find_sale(
+    conn: &mut Conn,
+    id: &str,
+    owner: Option<&OrganizationId>,
+) -> Result<Option<String>, StoreError> {
+    const SQL: &str = "SELECT s.id FROM sale s JOIN project p ON p.id = s.project_id
+        WHERE (s.id = $1 OR s.id IN (SELECT sale_id FROM sale_alias WHERE object_id = $1))
+            AND ($2 IS NULL OR p.organization_id = $2)
+        ORDER BY s.id DESC LIMIT 1";
+    conn.q(SQL).bind(id).bind(owner.map(OrganizationId::as_str)).scalar().await
+}
+
+/// A journal entry, with the signed change it makes to the affiliate's side.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct EntryRow {
+    /// Id.
+    pub id: String,
+    /// The commission.
+    pub commission_id: String,
+    /// 1, 2, 3, …
+    pub revision: i64,
+    /// What it does.
+    pub kind: String,
+    /// Currency.
+    pub currency: String,
+    /// The amount moved, minor units, positive.
+    pub amount_minor: i64,
+    /// The account debited.
+    pub debit_account: String,
+    /// The account credited.
+    pub credit_account: String,
+    /// The events and decisions behind it, JSON.
+    pub causes: String,
+    /// When it was posted, microseconds.
+    pub created_at_us: i64,
+}
+
+/// The entries of all commissions of a sale, in order.
+pub async fn list_entries(conn: &mut Conn, sale: &SaleId) -> Result<Vec<EntryRow>, StoreError> {
+    // Every entry of a commission has exactly one debit and one credit line.
+    const SQL: &str = "SELECT e.id, e.commission_id, e.revision, e.kind, e.currency, d.amount_minor,
+            d.account AS debit_account, k.account AS credit_account, e.causes, e.created_at_us
+        FROM commission c JOIN entry e ON e.commission_id = c.id
+            JOIN posting d ON d.entry_id = e.id AND d.side = 'debit'
+            JOIN posting k ON k.entry_id = e.id AND k.side = 'credit'
+        WHERE c.sale_id = $1 ORDER BY e.created_at_us, e.commission_id, e.revision";
+    conn.q(SQL).bind(sale.as_str()).all().await
+}
+
+/// An event that said something about a sale.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct SaleEventRow {
+    /// Our id.
+    pub id: String,
+    /// Provider.
+    pub provider: String,
+    /// The provider's id.
+    pub provider_event_id: String,
+    /// The provider's type.
+    pub event_type: String,
+    /// When it was received, microseconds.
+    pub received_at_us: i64,
+}
+
+/// The events that said something about a sale.
+pub async fn list_sale_events(conn: &mut Conn, sale: &SaleId) -> Result<Vec<SaleEventRow>, StoreError> {
+    const SQL: &str = "SELECT i.id, i.provider, i.provider_event_id, i.event_type, i.received_at_us
+        FROM sale_event s JOIN inbox i ON i.id = s.inbox_id
+        WHERE s.sale_id = $1 ORDER BY i.received_at_us, i.id";
+    conn.q(SQL).bind(sale.as_str()).all().await
+}
+
+/// Events by our ids.
+pub async fn find_events(conn: &mut Conn, ids: &[String]) -> Result<Vec<SaleEventRow>, StoreError> {
+    const SQL: &str = "SELECT id, provider, provider_event_id, event_type, received_at_us FROM inbox
+        WHERE id IN (SELECT value->>'id' FROM json_each($1)) ORDER BY received_at_us, id";
+    conn.q(SQL).bind(id_list(ids.iter().map(String::as_str))).all().await
+}
+
+/// A decision, with the person's own words.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct DecisionRow {
+    /// Id.
+    pub id: String,
+    /// Whose commission.
+    pub enrollment_id: String,
+    /// What was decided.
+    pub kind: String,
+    /// For clawbacks.
+    pub reason: Option<String>,
+    /// The person's own words.
+    pub note: Option<String>,
+    /// For clawbacks, minor units.
+    pub amount_minor: Option<i64>,
+    /// The key that decided.
+    pub actor: String,
+    /// When, microseconds.
+    pub created_at_us: i64,
+}
+
+/// The decisions about a sale, in order.
+pub async fn list_decisions(conn: &mut Conn, sale: &SaleId) -> Result<Vec<DecisionRow>, StoreError> {
+    const SQL: &str = "SELECT id, enrollment_id, kind, reason, note, amount_minor, actor, created_at_us
+        FROM decision WHERE sale_id = $1 ORDER BY created_at_us, id";
+    conn.q(SQL).bind(sale.as_str()).all().await
+}
