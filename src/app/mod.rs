@@ -2,7 +2,10 @@
 //! rows. This is the only module that sees both the store and the providers, and the only one that
 //! owns transactions. No network call is ever made inside one.
 
+pub mod archive;
 pub mod decide;
+pub mod demo;
+pub mod doctor;
 pub mod endpoints;
 pub mod explain;
 mod fold;
@@ -12,7 +15,10 @@ pub mod process;
 pub mod receive;
 mod refusal;
 pub mod release;
+pub mod replay;
 pub mod seal;
+pub mod store_events;
+pub mod worker;
 
 use std::sync::Arc;
 
@@ -44,7 +50,7 @@ pub struct App {
 #[derive(Debug, Default)]
 pub struct Wake {
     /// Something was received.
-    pub process: Notify,
+    pub process: Arc<Notify>,
 }
 
 impl App {
