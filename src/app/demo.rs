@@ -210,14 +210,17 @@ pub struct Difference {
 
 /// The amounts of the shop, worked out by hand: 20 % of every sale, no hold.
 ///
-/// - ada, usd: order A 12000 x 20 % = 2400, 3000 refunded: keeps 2400 x 9000 / 12000 = 1800; order D
-///   8000 x 20 % = 1600, disputed and won. Payable 3400.
-/// - ada, eur: subscription 2975 x 20 % = 595, 1190 refunded: keeps 595 x 1785 / 2975 = 357. The
-///   subscription was canceled, so a person looks first: held.
-/// - grace, usd: order B 6000 x 20 % = 1200, its refund failed: payable. Subscription 4900 x 20 % = 980,
-///   canceled: held.
-const SHOP: &[(&str, &str, i64, i64)] =
-    &[("ada", "usd", 0, 3_400), ("ada", "eur", 357, 0), ("grace", "usd", 980, 1_200)];
+/// - ada, usd: order A 12000 x 20 % = 2400, 3000 refunded: keeps 2400 x 9000 / 12000 = 1800.
+/// - ada, eur: order D 8000 x 20 % = 1600, disputed and won: payable. Subscription 2975 x 20 % = 595,
+///   1190 refunded: keeps 595 x 1785 / 2975 = 357; it was canceled, so a person looks first: held.
+/// - grace, eur: order B, of which 5000 were captured, x 20 % = 1000; its refund failed: payable.
+/// - grace, usd: subscription 4900 x 20 % = 980, canceled: held.
+const SHOP: &[(&str, &str, i64, i64)] = &[
+    ("ada", "usd", 0, 1_800),
+    ("ada", "eur", 357, 1_600),
+    ("grace", "eur", 0, 1_000),
+    ("grace", "usd", 980, 0),
+];
 
 const SHOP_TERMS: &str = r#"{"commission": {"type": "percentage", "bps": 2000}}"#;
 
@@ -264,8 +267,7 @@ impl Demo {
         for shop in &self.shops {
             let mut own = Vec::new();
             for program in &shop.programs {
-                let rows =
-                    views::list_commissions(&mut app.db.read().await?, program, None, 1_000).await?;
+                let rows = views::list_commissions(&mut app.db.read().await?, program, None, 1_000).await?;
                 for row in rows {
                     own.push(shop.line(app, &CommissionId::parse(&row.id)?).await?);
                 }
@@ -317,6 +319,8 @@ impl Shop {
             .unwrap_or(commission.enrollment_id);
         let sale = told.sale.amount_minor.zip(told.sale.currency);
         let mut why: Vec<String> = told.steps.into_iter().map(|step| step.how).collect();
+        // The last step repeats what the columns say.
+        why.truncate(why.len().saturating_sub(1));
         if let Some(reason) = &commission.reason {
             why.push(format!("{}: {reason}", commission.state));
         }

@@ -58,10 +58,8 @@ pub async fn examine(app: &App) -> Result<Vec<Finding>, StoreError> {
     let mut findings = Vec::new();
     for proof in PROOFS {
         for broken in proof.run(&mut conn).await? {
-            let detail = format!(
-                "{} is {}, {} is {}",
-                proof.left, broken.left_minor, proof.right, broken.right_minor
-            );
+            let detail =
+                format!("{} is {}, {} is {}", proof.left, broken.left_minor, proof.right, broken.right_minor);
             findings.push(Finding::new(proof.invariant, Severity::Critical, broken.object, detail));
         }
     }

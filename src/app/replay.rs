@@ -116,9 +116,8 @@ pub fn list_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ReplayError> {
 
 fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), ReplayError> {
     let failed = |source| ReplayError::Path { path: directory.to_owned(), source };
-    let mut entries = fs::read_dir(directory)
-        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
-        .map_err(failed)?;
+    let mut entries =
+        fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let (path, kind) = (entry.path(), entry.file_type().map_err(failed)?);
@@ -447,10 +446,8 @@ impl<'a> Replay<'a> {
         if waiting.is_empty() {
             return Ok(());
         }
-        let (events, rest): (Vec<NewEvent>, Vec<_>) = waiting
-            .into_iter()
-            .map(|Ready { event, fate, path, line }| (event, (fate, path, line)))
-            .unzip();
+        let (events, rest): (Vec<NewEvent>, Vec<_>) =
+            waiting.into_iter().map(|Ready { event, fate, path, line }| (event, (fate, path, line))).unzip();
         let inserted = self.insert(&events).await?;
         for ((event, (fate, path, line)), inserted) in events.iter().zip(rest).zip(inserted) {
             let is_new = inserted == Inserted::New && (!self.dry_run || self.seen.insert(owned_key(event)));
@@ -470,7 +467,11 @@ impl<'a> Replay<'a> {
     async fn insert(&self, events: &[NewEvent]) -> Result<Vec<Inserted>, StoreError> {
         let mut tx = self.app.db.begin().await?;
         let inserted = inbox::insert_batch(&mut tx, events).await?;
-        if self.dry_run { tx.rollback().await? } else { tx.commit().await? }
+        if self.dry_run {
+            tx.rollback().await?
+        } else {
+            tx.commit().await?
+        }
         Ok(inserted)
     }
 }

@@ -259,7 +259,11 @@ mod tests {
         let pace = Pace { poll: HOUR, ..NO_PAUSE };
         run("test", pace, &wake, &stop, || {
             // The second step comes an hour later, or at once because of the hint.
-            if count.fetch_add(1, Ordering::Relaxed) == 0 { wake.notify_one() } else { stop.cancel() }
+            if count.fetch_add(1, Ordering::Relaxed) == 0 {
+                wake.notify_one()
+            } else {
+                stop.cancel()
+            }
             async { Ok(false) }
         })
         .await;

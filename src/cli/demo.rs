@@ -172,25 +172,30 @@ fn show(context: &Context, lines: &[Line]) -> anyhow::Result<()> {
             .collect();
         return Ok(output::list(context.format, &rows, None, &[])?);
     }
-    let rows = lines.iter().map(|line| {
-        vec![
-            line.shop.clone(),
-            line.affiliate.clone(),
-            line.sale.map_or_else(|| "-".to_owned(), |sale| sale.to_string()),
-            line.earned.to_string(),
-            line.clawed.to_string(),
-            line.held.to_string(),
-            line.payable.to_string(),
-            line.why.clone(),
-        ]
-    });
-    output::table(&["shop", "affiliate", "sale", "earned", "clawed", "held", "payable", "why"], rows)?;
-    let totals = totals(lines);
+    for shop in lines.chunk_by(|a, b| a.shop == b.shop) {
+        output::line(&format!("\n{}", shop[0].shop))?;
+        output::table(
+            &["affiliate", "sale", "earned", "clawed", "held", "payable", "why"],
+            shop.iter().map(|line| {
+                let sale = line.sale.map_or_else(|| "-".to_owned(), |sale| sale.to_string());
+                let mut cells = vec![line.affiliate.clone(), sale];
+                cells.extend(
+                    [line.earned, line.clawed, line.held, line.payable].map(|money| money.to_string()),
+                );
+                cells.push(line.why.clone());
+                cells
+            }),
+        )?;
+    }
+    output::line("\nTotals")?;
     output::table(
-        &["shop", "affiliate", "earned", "clawed", "held", "payable"],
-        totals.into_iter().map(|total| {
-            let mut cells = vec![total.shop, total.affiliate];
-            cells.extend([total.earned, total.clawed, total.held, total.payable].map(|money| money.to_string()));
+        &["affiliate", "earned", "clawed", "held", "payable", "shop"],
+        totals(lines).into_iter().map(|total| {
+            let mut cells = vec![total.affiliate];
+            cells.extend(
+                [total.earned, total.clawed, total.held, total.payable].map(|money| money.to_string()),
+            );
+            cells.push(total.shop);
             cells
         }),
     )?;

@@ -72,8 +72,19 @@ pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<E
 const LISTED: [&str; 8] =
     ["id", "provider", "provider_event_id", "type", "state", "reason", "attempts", "received_at"];
 const FIELDS: [&str; 13] = [
-    "id", "provider", "endpoint_id", "project_id", "account", "livemode", "provider_event_id", "type", "state",
-    "reason", "attempts", "received_at", "source",
+    "id",
+    "provider",
+    "endpoint_id",
+    "project_id",
+    "account",
+    "livemode",
+    "provider_event_id",
+    "type",
+    "state",
+    "reason",
+    "attempts",
+    "received_at",
+    "source",
 ];
 
 fn shown(event: &EventRow) -> Value {
@@ -111,7 +122,8 @@ async fn retry(context: &Context, app: &App, id: &str, now: bool) -> anyhow::Res
     let after = find(app, &event.id).await?;
     show(context, &after)?;
     // Received is as it should be without `--now`; with it, the event failed and waits for its next turn.
-    let is_done = [InboxState::Applied, InboxState::Ignored].iter().any(|state| state.as_str() == after.state);
+    let is_done =
+        [InboxState::Applied, InboxState::Ignored].iter().any(|state| state.as_str() == after.state);
     Ok(if is_done || !now { Exit::Ok } else { Exit::Failed })
 }
 

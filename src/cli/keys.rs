@@ -87,9 +87,8 @@ async fn create(context: &Context, app: &App, new: NewKey) -> anyhow::Result<()>
     Ok(())
 }
 
-const LISTED: [&str; 8] = [
-    "id", "kind", "organization_id", "project_id", "scopes", "created_at", "expires_at", "revoked_at",
-];
+const LISTED: [&str; 8] =
+    ["id", "kind", "organization_id", "project_id", "scopes", "created_at", "expires_at", "revoked_at"];
 
 fn shown(key: &ApiKey) -> Value {
     json!({

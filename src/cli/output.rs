@@ -17,7 +17,8 @@ pub(super) fn write(bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-fn line(text: &str) -> io::Result<()> {
+/// Writes one line of text.
+pub(super) fn line(text: &str) -> io::Result<()> {
     write(format!("{text}\n").as_bytes())
 }
 

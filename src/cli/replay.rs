@@ -38,9 +38,10 @@ pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<Exit> {
     )?;
     if context.format == Format::Table {
         for error in &report.errors {
-            let place = [error.line, error.column].into_iter().flatten().fold(error.path.clone(), |at, number| {
-                format!("{at}:{number}")
-            });
+            let place = [error.line, error.column]
+                .into_iter()
+                .flatten()
+                .fold(error.path.clone(), |at, number| format!("{at}:{number}"));
             eprintln!("{place}: {}", error.error);
         }
     }
