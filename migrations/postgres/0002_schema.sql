@@ -62,7 +62,7 @@ CREATE TABLE inbox (
     event_type             TEXT NOT NULL,
     provider_created_at_us BIGINT,
     received_at_us         BIGINT NOT NULL,
-    source                 TEXT NOT NULL CHECK (source IN ('webhook', 'replay', 'reconcile')),
+    source                 TEXT NOT NULL CHECK (source IN ('webhook', 'replay', 'reconcile', 'api')),
     state                  TEXT NOT NULL CHECK (state IN ('received', 'applied', 'ignored', 'parked')),
     reason                 TEXT,
     attempts               BIGINT NOT NULL,

@@ -1,7 +1,7 @@
 //! Webhook endpoints: where providers send events to, and with which secrets they sign them.
 //!
-//! The default endpoints come from the configuration ([`super::receive::ProviderEdge`]); the rest are
-//! rows whose secrets are sealed ([`super::seal`]) and never shown again.
+//! The default endpoints come from the configuration; the rest are rows whose secrets are sealed
+//! ([`super::seal`]) and never shown again.
 
 use std::{
     collections::HashMap,
@@ -18,6 +18,7 @@ use super::{
     seal::{self, Place},
 };
 use crate::{
+    config::Config,
     domain::{
         ids::{EndpointId, ProjectId},
         time::Timestamp,
@@ -141,11 +142,15 @@ async fn require_project(conn: &mut Conn, by: &Principal, id: &ProjectId) -> Res
     by.require_owner(&project.organization_id)
 }
 
-/// Finds a stored endpoint of a provider and opens its secrets.
+/// Finds an endpoint of a provider: a default one with the configured secrets, or a stored one, whose
+/// secrets are opened.
 ///
 /// # Errors
 /// [`Refusal::Seal`] when the configured master key is not the one its secrets were sealed with.
 pub async fn find(app: &App, provider: &str, id: &EndpointId) -> Result<Option<Endpoint>, Refusal> {
+    if let Some(endpoint) = default_endpoint(&app.config, id) {
+        return Ok(Some(endpoint).filter(|endpoint| endpoint.provider == provider));
+    }
     let mut conn = app.db.read().await?;
     let Some(stored) = endpoints::find(&mut conn, id).await?.filter(|found| found.provider == provider)
     else {
@@ -161,6 +166,21 @@ pub async fn find(app: &App, provider: &str, id: &EndpointId) -> Result<Option<E
         livemode: stored.livemode,
         secrets: decode(opened.expose_secret()),
     }))
+}
+
+/// The endpoint that a provider has when secrets are configured for it. It belongs to the project that
+/// the first migration makes.
+fn default_endpoint(config: &Config, id: &EndpointId) -> Option<Endpoint> {
+    let (provider, secrets) = match id.as_str() {
+        "ep_default_stripe" => ("stripe", &config.stripe.webhook_secrets),
+        "ep_default_paddle" => ("paddle", &config.paddle.webhook_secrets),
+        _ => return None,
+    };
+    if secrets.is_empty() {
+        return None;
+    }
+    let (id, project_id) = (id.clone(), ProjectId::parse("proj_default").ok()?);
+    Some(Endpoint { id, project_id, provider, livemode: config.livemode, secrets: secrets.clone() })
 }
 
 /// How long a found endpoint is remembered, and so how long a deleted one may go on taking events.

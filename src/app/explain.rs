@@ -1,7 +1,7 @@
 //! Why a commission is what it is: the rule, the base, the rounding, and the events and decisions
 //! behind each amount. Computed from what is stored, with the same functions that computed the money.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
@@ -203,6 +203,16 @@ pub enum ExplainError {
     /// The stored amounts cannot be reckoned with.
     #[error(transparent)]
     Money(#[from] MoneyError),
+}
+
+impl From<ExplainError> for super::Refusal {
+    fn from(error: ExplainError) -> Self {
+        match error {
+            ExplainError::NotFound => Self::NotFound,
+            ExplainError::Store(error) => Self::Store(error),
+            ExplainError::Money(_) => Self::conflict("NOT_COMPUTABLE", error.to_string()),
+        }
+    }
 }
 
 /// Explains a commission of a program that `owner` owns; of anybody when `owner` is `None`.
@@ -474,12 +484,6 @@ fn rounding(product: i128, divisor: i128) -> String {
         }
         _ => format!("{whole} and {rest}/{divisor}, rounded down to {whole}"),
     }
-}
-
-/// Commissions of a sale by id, for showing a sale whole.
-#[must_use]
-pub fn commissions_of(sale: &Sale) -> BTreeMap<String, CommissionView> {
-    sale.commissions.iter().map(|known| (known.id.to_string(), CommissionView::of(known))).collect()
 }
 
 #[cfg(test)]

@@ -63,6 +63,16 @@ async fn directory(tx: &mut Tx, book: &Book) -> Result<Directory, StoreError> {
     programs::load_directory(tx, &codes, &enrollments).await
 }
 
+/// The sale at the end of a chain of merges; `None` for a sale that was not merged. Several links of
+/// one batch can merge a sale into one that is merged on.
+fn survivor_of(book: &Book, id: &SaleId) -> Option<SaleId> {
+    let mut survivor = book.sale(id)?.merged_into.as_ref()?;
+    while let Some(next) = book.sale(survivor).and_then(|sale| sale.merged_into.as_ref()) {
+        survivor = next;
+    }
+    Some(survivor.clone())
+}
+
 /// Folds what changed in the book and writes the result. The caller commits.
 pub(super) async fn fold_and_record(
     tx: &mut Tx,
@@ -77,7 +87,7 @@ pub(super) async fn fold_and_record(
     let merged: Vec<(SaleId, SaleId)> = folded
         .iter()
         .filter_map(|folded| {
-            let survivor = book.sale(&folded.sale_id)?.merged_into.clone()?;
+            let survivor = survivor_of(book, &folded.sale_id)?;
             Some((folded.sale_id.clone(), survivor))
         })
         .collect();

@@ -16,6 +16,7 @@ use super::{
     App,
     fold::{self, FoldAndRecordError},
     new_id,
+    report::{self, Report},
 };
 use crate::{
     domain::{
@@ -60,6 +61,9 @@ const CONFLICTS_MAX: u32 = 8;
 enum Failure {
     /// Another transaction was in the way; the same batch will succeed later.
     Conflict,
+    /// A unique key was taken: somebody else's commit of a moment ago, or, when it stays taken, rows
+    /// that contradict each other.
+    KeyTaken(StoreError),
     /// The database is not there; nothing about the events.
     Unavailable(StoreError),
     /// Something about these events; the text says what.
@@ -68,9 +72,10 @@ enum Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        if error.is_retryable() || error.is_unique_violation() {
-            // A unique key that was free a moment ago is somebody else's commit (`rulings.md` 2).
+        if error.is_retryable() {
             Self::Conflict
+        } else if error.is_unique_violation() {
+            Self::KeyTaken(error)
         } else if error.is_unavailable() {
             Self::Unavailable(error)
         } else {
@@ -107,9 +112,13 @@ enum Claim {
 /// [`StoreError`] when the database cannot be reached; nothing is lost and nothing is half done.
 pub async fn step(app: &App) -> Result<Worked, StoreError> {
     let limit = i64::from(app.config.process.batch_events);
+    work_through(app, Claim::Due(limit)).await
+}
+
+async fn work_through(app: &App, claim: Claim) -> Result<Worked, StoreError> {
     let mut worked = Worked::default();
     // A work list instead of recursion: a failing batch is replaced by its halves.
-    let mut claims = vec![Claim::Due(limit)];
+    let mut claims = vec![claim];
     while let Some(claim) = claims.pop() {
         let mut claimed = Vec::new();
         match attempt(app, &claim, &mut claimed).await {
@@ -117,7 +126,7 @@ pub async fn step(app: &App) -> Result<Worked, StoreError> {
             Err(Failure::Conflict) => {
                 debug!("other transactions were in the way of a batch; it waits its turn");
             }
-            Err(Failure::Unavailable(error)) => return Err(error),
+            Err(Failure::Unavailable(error) | Failure::KeyTaken(error)) => return Err(error),
             Err(Failure::Deterministic(reason)) => match claimed.as_slice() {
                 [] => return Err(StoreError::RowsAffected { expected: 1, actual: 0 }),
                 [alone] => {
@@ -137,41 +146,46 @@ pub async fn step(app: &App) -> Result<Worked, StoreError> {
     Ok(worked)
 }
 
+/// Processes these events now, if they still wait, whatever is due before them: for a caller that has
+/// just stored them and wants the result. Failures are recorded like in [`step`].
+///
+/// # Errors
+/// [`StoreError`] when the database cannot be reached; the events stay stored.
+pub async fn process_these(app: &App, ids: Vec<String>) -> Result<Worked, StoreError> {
+    work_through(app, Claim::These(ids)).await
+}
+
 /// Runs one batch, again and again while others are in the way. `claimed` tells the caller which events
 /// it was about, also when it failed.
 async fn attempt(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>) -> Result<usize, Failure> {
     let mut conflicts = 0;
     loop {
         match process_batch(app, claim, claimed).await {
-            Err(Failure::Conflict) if conflicts < CONFLICTS_MAX => {
+            Err(Failure::Conflict | Failure::KeyTaken(_)) if conflicts < CONFLICTS_MAX => {
                 conflicts += 1;
                 tokio::task::yield_now().await;
             }
+            // Nobody's commit lasts that long. Waiting on would stop every event behind this one.
+            Err(Failure::KeyTaken(error)) => return Err(Failure::Deterministic(error.to_string())),
             result => return result,
         }
     }
 }
 
 async fn process_batch(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>) -> Result<usize, Failure> {
-    let now = app.now();
     let mut tx = app.db.begin().await?;
-    *claimed = match claim {
-        Claim::Due(limit) => inbox::claim_due(&mut tx, now, *limit).await?,
-        Claim::These(ids) => inbox::claim_these(&mut tx, ids).await?,
-    };
-    if claimed.is_empty() {
+    let result = claim_and_record(app, &mut tx, claim, claimed).await;
+    if result.is_ok() {
+        tx.commit().await?;
+    } else if let Err(error) = tx.rollback().await {
+        // Awaited, because a dropped transaction keeps its locks for a moment longer, in which the
+        // parts of this batch would be passed over as taken. A connection that is gone has no locks.
+        debug!(%error, "a batch could not be rolled back");
+    }
+    let events = result?;
+    if events.is_empty() {
         return Ok(0);
     }
-    let span = info_span!("process", batch.events = claimed.len());
-    let work = async {
-        let events: Vec<Translated> = claimed.iter().map(|event| translate(app, event)).collect();
-        record(app, &mut tx, &events, now).await?;
-        inbox::mark_processed(&mut tx, &events.iter().map(Translated::outcome).collect::<Vec<_>>(), now)
-            .await?;
-        Ok::<_, Failure>(events)
-    };
-    let events = work.instrument(span).await?;
-    tx.commit().await?;
     for event in &events {
         let _entered = event.span.enter();
         debug!(event.state = event.state.as_str(), event.reason = event.reason, "event processed");
@@ -179,6 +193,29 @@ async fn process_batch(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>
     metrics::histogram!(crate::telemetry::names::PROCESS_BATCH_EVENTS)
         .record(f64::from(u32::try_from(events.len()).unwrap_or(u32::MAX)));
     Ok(events.len())
+}
+
+/// Everything of a batch between begin and commit.
+async fn claim_and_record(
+    app: &App,
+    tx: &mut Tx,
+    claim: &Claim,
+    claimed: &mut Vec<ClaimedEvent>,
+) -> Result<Vec<Translated>, Failure> {
+    let now = app.now();
+    *claimed = match claim {
+        Claim::Due(limit) => inbox::claim_due(tx, now, *limit).await?,
+        Claim::These(ids) => inbox::claim_these(tx, ids).await?,
+    };
+    let span = info_span!("process", batch.events = claimed.len());
+    let work = async {
+        let events: Vec<Translated> = claimed.iter().map(|event| translate(app, event)).collect();
+        record(app, tx, &events, now).await?;
+        let outcomes: Vec<Processed> = events.iter().map(Translated::outcome).collect();
+        inbox::mark_processed(tx, &outcomes, now).await?;
+        Ok(events)
+    };
+    work.instrument(span).await
 }
 
 /// An event with the facts it tells.
@@ -198,6 +235,18 @@ impl Translated {
     }
 }
 
+/// What an event tells; `None` for a provider that this program does not know.
+fn read_facts(app: &App, event: &ClaimedEvent) -> Option<Result<Translation, String>> {
+    if event.provider == report::PROVIDER {
+        let report: Result<Report, _> = serde_json::from_slice(&event.body);
+        let facts = report.map(|report| Translation::Facts(report.facts()));
+        return Some(facts.map_err(|_| "the stored report cannot be read".to_owned()));
+    }
+    let provider = providers::inbound(&event.provider)?;
+    let facts = provider.facts(&event.body, &app.config.attribution_keys);
+    Some(facts.map_err(|malformed| malformed.to_string()))
+}
+
 /// Reads the facts of an event. What cannot be read now cannot be read later either, so a malformed
 /// body is parked at once; it never keeps others waiting.
 fn translate(app: &App, event: &ClaimedEvent) -> Translated {
@@ -209,16 +258,20 @@ fn translate(app: &App, event: &ClaimedEvent) -> Translated {
         event.r#type = event.event_type,
     );
     let entered = span.enter();
-    let read = catch_unwind(AssertUnwindSafe(|| {
-        providers::inbound(&event.provider)
-            .map(|provider| provider.facts(&event.body, &app.config.attribution_keys))
-    }));
+    let read = catch_unwind(AssertUnwindSafe(|| read_facts(app, event)));
+    let scope = ProjectId::parse(&event.project_id).ok().map(|project_id| Scope {
+        project_id,
+        realm: Realm::new(&event.provider, event.livemode, &event.account),
+    });
     let (state, reason, facts) = match read {
+        Ok(Some(Ok(Translation::Facts(_)))) if scope.is_none() => {
+            (InboxState::Parked, Some("the event's project has no valid id".to_owned()), Vec::new())
+        }
         Ok(Some(Ok(Translation::Facts(facts)))) => (InboxState::Applied, None, facts),
         Ok(Some(Ok(Translation::Ignored(reason)))) => {
             (InboxState::Ignored, Some(reason.to_owned()), Vec::new())
         }
-        Ok(Some(Err(malformed))) => (InboxState::Parked, Some(malformed.to_string()), Vec::new()),
+        Ok(Some(Err(malformed))) => (InboxState::Parked, Some(malformed), Vec::new()),
         Ok(None) => (InboxState::Parked, Some("unknown provider".to_owned()), Vec::new()),
         Err(_) => (InboxState::Parked, Some("the translation of this event crashed".to_owned()), Vec::new()),
     };
@@ -226,10 +279,9 @@ fn translate(app: &App, event: &ClaimedEvent) -> Translated {
         warn!(reason, "event cannot be translated and was parked");
     }
     drop(entered);
-    let realm = Realm::new(&event.provider, event.livemode, &event.account);
     Translated {
         id: event.id.clone(),
-        scope: ProjectId::parse(&event.project_id).ok().map(|project_id| Scope { project_id, realm }),
+        scope,
         received_at: Timestamp::from_micros(event.received_at_us),
         facts,
         state,
@@ -283,7 +335,8 @@ async fn load_touched(
         })
         .collect();
     sales::lock_carriers(tx, &carriers).await?;
-    let carried = newly_carried(tx, told, &carriers).await?;
+    let reaching = news_of_carriers(tx, told, &carriers).await?;
+    let carried = sales::sales_carried_by(tx, &reaching).await?;
 
     let groups = group_objects(told);
     let keys: BTreeSet<AliasKey> = groups.keys().cloned().collect();
@@ -297,10 +350,13 @@ async fn load_touched(
         .collect();
     sales::insert_aliases(tx, &new).await?;
 
-    let ids: BTreeSet<SaleId> = planned.values().cloned().chain(carried).collect();
+    let ids: BTreeSet<SaleId> = planned.values().chain(&carried).cloned().collect();
     sales::lock(tx, &ids).await?;
-    // Between resolving and locking, another node may have added or moved an alias.
-    if sales::resolve_aliases(tx, &keys).await? != planned {
+    // Between resolving and locking, another node may have added or moved an alias, or merged a sale
+    // and so moved the payment that names the customer.
+    if sales::resolve_aliases(tx, &keys).await? != planned
+        || sales::sales_carried_by(tx, &reaching).await? != carried
+    {
         return Err(Failure::Conflict);
     }
     let mut book = fold::load(tx, &ids).await?;
@@ -308,13 +364,13 @@ async fn load_touched(
     Ok(book)
 }
 
-/// Sales that a code or a subscription's end told in this batch reaches through a carrier. Codes that
-/// are known already, as at every renewal, reach nothing new.
-async fn newly_carried(
+/// The carriers of which this batch tells a new code or an end: all their sales are folded again. Codes
+/// that are known already, as at every renewal, are no news.
+async fn news_of_carriers(
     tx: &mut Tx,
     told: &[(&Scope, &Fact, &Translated)],
     carriers: &BTreeSet<SubjectKey>,
-) -> Result<BTreeSet<SaleId>, Failure> {
+) -> Result<BTreeSet<SubjectKey>, Failure> {
     let mut known = Book::default();
     sales::load_hints(tx, carriers, &mut known).await?;
     let mut reaching: BTreeSet<SubjectKey> = BTreeSet::new();
@@ -346,7 +402,7 @@ async fn newly_carried(
             | Fact::BankPayout(_) => {}
         }
     }
-    Ok(sales::sales_carried_by(tx, &reaching).await?)
+    Ok(reaching)
 }
 
 /// Every object that the facts name, with the number of the group of objects that are one payment by

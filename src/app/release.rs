@@ -11,31 +11,45 @@ use super::{
 };
 use crate::{
     domain::{book::FoldError, ids::SaleId, ledger::Cause},
-    store::{StoreError, commissions},
+    store::{
+        StoreError, commissions,
+        findings::{self, NewFinding, Severity},
+    },
 };
 
 /// Sales folded in one transaction at most; a write transaction on SQLite stays short (`rulings.md` 14).
 const SALES_MAX: i64 = 200;
 
-/// Time could not be applied.
-#[derive(Debug, thiserror::Error)]
-pub enum ReleaseError {
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A sale cannot be folded; it is named in the text.
-    #[error("a due sale cannot be folded: {0}")]
-    Fold(#[from] FoldError),
-}
+/// How long a sale that cannot be folded is left alone.
+const POSTPONE_S: i64 = 3_600;
 
 /// Folds the sales that are due, at most one batch. Returns how many.
 ///
+/// A sale that cannot be folded is put off for an hour with a finding, so that it does not keep the
+/// others from being paid.
+///
 /// # Errors
-/// [`ReleaseError`]; nothing is half done.
-pub async fn step(app: &App) -> Result<usize, ReleaseError> {
+/// [`StoreError`]; nothing is half done.
+pub async fn step(app: &App) -> Result<usize, StoreError> {
+    let mut limit = SALES_MAX;
+    loop {
+        match release(app, limit).await {
+            Ok(released) => return Ok(released),
+            Err(FoldAndRecordError::Store(error)) => return Err(error),
+            Err(FoldAndRecordError::Fold(error)) if limit == 1 => {
+                postpone(app, &error).await?;
+                return Ok(1);
+            }
+            // One of them is bad; taken one by one, oldest first, the bad one stands alone.
+            Err(FoldAndRecordError::Fold(_)) => limit = 1,
+        }
+    }
+}
+
+async fn release(app: &App, limit: i64) -> Result<usize, FoldAndRecordError> {
     let now = app.now();
     let mut tx = app.db.begin().await?;
-    let due: BTreeSet<SaleId> = commissions::claim_due_sales(&mut tx, now, SALES_MAX).await?;
+    let due: BTreeSet<SaleId> = commissions::claim_due_sales(&mut tx, now, limit).await?;
     if due.is_empty() {
         return Ok(0);
     }
@@ -45,11 +59,24 @@ pub async fn step(app: &App) -> Result<usize, ReleaseError> {
             sale.causes.insert(Cause::Time("due"));
         }
     }
-    match fold::fold_and_record(&mut tx, &mut book, now, app.config.programs.merge_grace_s).await {
-        Ok(_) => {}
-        Err(FoldAndRecordError::Store(error)) => return Err(error.into()),
-        Err(FoldAndRecordError::Fold(error)) => return Err(error.into()),
-    }
+    fold::fold_and_record(&mut tx, &mut book, now, app.config.programs.merge_grace_s).await?;
     tx.commit().await?;
     Ok(due.len())
+}
+
+async fn postpone(app: &App, error: &FoldError) -> Result<(), StoreError> {
+    let now = app.now();
+    let mut tx = app.db.begin().await?;
+    for sale in commissions::claim_due_sales(&mut tx, now, 1).await? {
+        commissions::postpone_due(&mut tx, &sale, now.plus_secs(POSTPONE_S)).await?;
+        let finding = NewFinding {
+            kind: "sale_cannot_be_folded".to_owned(),
+            severity: Severity::Critical,
+            object: sale.to_string(),
+            detail: format!("its commissions stay as they are until this is mended: {error}"),
+        };
+        findings::raise(&mut tx, &[finding], now).await?;
+        tracing::error!(sale.id = %sale, reason = %error, "a due sale cannot be folded and was put off");
+    }
+    tx.commit().await
 }

@@ -4,13 +4,29 @@
 //! replayable and explained like one. The owner's id of the order is an alias of the sale: a webhook
 //! that names the same id joins it (`rulings.md` 4), and the provider's amounts then win.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::domain::{
-    fact::{Fact, Hint, HintSource, ObjectKind, ObjectRef, SalePaid, Subject},
-    money::Currency,
-    time::Timestamp,
+use super::{
+    App, Refusal,
+    keys::{Principal, Scope},
+    process,
+};
+use crate::{
+    domain::{
+        fact::{Fact, Hint, HintSource, ObjectKind, ObjectRef, SalePaid, Subject},
+        ids::{OrganizationId, ProgramId, ProjectId},
+        money::Currency,
+        program::normalise_code,
+        time::Timestamp,
+    },
+    store::{
+        inbox::{self, EventSource, InboxState, NewEvent},
+        organizations, programs,
+        views::{self, ConversionRow},
+    },
 };
 
 /// The provider name under which reports are stored.
@@ -62,5 +78,146 @@ impl Report {
         // An explicit code wins over whatever a provider's metadata says.
         let hint = Hint { source: HintSource::Metadata(0), code: self.code.clone(), at: self.occurred_at };
         vec![paid, Fact::SaleAttributed { subject: Subject::Sale(sale), hint }]
+    }
+}
+
+/// A report as the owner sends it.
+#[derive(Clone, Debug)]
+pub struct NewReport {
+    /// The project that sold.
+    pub project_id: ProjectId,
+    /// The owner's own id of the order, 1 to 200 characters.
+    pub external_id: String,
+    /// The affiliate's code.
+    pub code: String,
+    /// Minor units, more than 0.
+    pub gross_amount_cents: i64,
+    /// Currency of the amount.
+    pub currency: Currency,
+    /// When the sale was paid; now by default.
+    pub occurred_at: Option<Timestamp>,
+}
+
+/// Takes a report and processes it at once. A repeat of (program, project, external id) changes nothing
+/// and gives the same conversion (seed S0).
+///
+/// # Errors
+/// [`Refusal::Invalid`] naming the field, [`Refusal::NotFound`] for a program or project of somebody
+/// else, [`Refusal::Conflict`] when the sale belongs to somebody else already.
+pub async fn report(
+    app: &App,
+    by: &Principal,
+    program_id: &ProgramId,
+    new: NewReport,
+) -> Result<ConversionRow, Refusal> {
+    by.require(Scope::Write)?;
+    let owner = {
+        let mut conn = app.db.read().await?;
+        views::program_owner(&mut conn, program_id).await?.ok_or(Refusal::NotFound)?
+    };
+    by.require_owner(&owner)?;
+    check(app, &owner, program_id, &new).await?;
+    let now = app.now();
+    let report = Report {
+        external_id: new.external_id.clone(),
+        code: new.code.trim().to_owned(),
+        gross_amount_cents: new.gross_amount_cents,
+        currency: new.currency,
+        occurred_at: new.occurred_at.unwrap_or(now),
+    };
+    let event = stored(app, program_id, &new.project_id, &report, now);
+    let event_id = event.provider_event_id.clone();
+    let mut tx = app.db.begin().await?;
+    inbox::insert_batch(&mut tx, &[event]).await?;
+    tx.commit().await?;
+    process_now(app, &event_id).await?;
+    let mut conn = app.db.read().await?;
+    views::find_reported_conversion(&mut conn, program_id, new.project_id.as_str(), &new.external_id)
+        .await?
+        .ok_or_else(|| {
+            Refusal::conflict(
+                "NOT_ATTRIBUTED",
+                "the report was stored, but the sale earns nothing in this program: it belongs to another \
+                 affiliate, or the program or the affiliate was not active when it was paid",
+            )
+        })
+}
+
+/// Sees to it that the stored report is processed before its sender is answered. Another worker may
+/// have taken it; then this waits for that one, for a second at most.
+async fn process_now(app: &App, event_id: &str) -> Result<(), Refusal> {
+    const LOOKS: u32 = 50;
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 0..LOOKS {
+        let mut conn = app.db.read().await?;
+        let event = inbox::find(&mut conn, event_id).await?.ok_or(Refusal::NotFound)?;
+        drop(conn);
+        if event.state != InboxState::Received.as_str() {
+            return Ok(());
+        }
+        if process::process_these(app, vec![event.id]).await?.is_idle() {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Err(Refusal::conflict(
+        "NOT_PROCESSED_YET",
+        "the report is stored and will be processed; send it again to see the conversion",
+    ))
+}
+
+async fn check(
+    app: &App,
+    owner: &OrganizationId,
+    program_id: &ProgramId,
+    new: &NewReport,
+) -> Result<(), Refusal> {
+    let is_text = |text: &str| (1..=200).contains(&text.len()) && !text.chars().any(char::is_control);
+    if !is_text(&new.external_id) {
+        let message = "external_id must be 1 to 200 printable characters";
+        return Err(Refusal::invalid("INVALID_EXTERNAL_ID", "external_id", message));
+    }
+    if new.gross_amount_cents <= 0 {
+        let message = "gross_amount_cents must be a positive number of minor units";
+        return Err(Refusal::invalid("INVALID_AMOUNT", "gross_amount_cents", message));
+    }
+    let mut conn = app.db.read().await?;
+    let project = organizations::find_project(&mut conn, &new.project_id).await?;
+    if project.is_none_or(|project| project.organization_id != *owner) {
+        let message = "project_id names no project of the program's owner";
+        return Err(Refusal::invalid("INVALID_PROJECT", "project_id", message));
+    }
+    let code = (owner.clone(), normalise_code(&new.code));
+    let directory = programs::load_directory(&mut conn, std::slice::from_ref(&code), &[]).await?;
+    let named = directory.codes.get(&code).and_then(|code| directory.enrollments.get(&code.enrollment_id));
+    if named.is_none_or(|enrollment| enrollment.program_id != *program_id) {
+        return Err(Refusal::invalid("UNKNOWN_CODE", "code", "code names no affiliate of this program"));
+    }
+    Ok(())
+}
+
+fn stored(
+    app: &App,
+    program_id: &ProgramId,
+    project_id: &ProjectId,
+    report: &Report,
+    now: Timestamp,
+) -> NewEvent {
+    let body = serde_json::to_vec(report).unwrap_or_default();
+    NewEvent {
+        id: super::new_inbox_id(now),
+        provider: PROVIDER,
+        endpoint_id: project_id.to_string(),
+        project_id: project_id.to_string(),
+        account: String::new(),
+        livemode: app.config.livemode,
+        provider_event_id: report.event_id(program_id.as_str()),
+        event_type: EVENT_TYPE.to_owned(),
+        provider_created_at: Some(report.occurred_at),
+        received_at: now,
+        state: InboxState::Received,
+        reason: None,
+        source: EventSource::Api,
+        body_sha256: Sha256::digest(&body).into(),
+        body,
     }
 }

@@ -76,6 +76,9 @@ pub enum SealError {
 }
 
 /// Seals `plain` for `place`: version byte, nonce, ciphertext and tag.
+///
+/// # Panics
+/// For values of more than 256 GiB.
 pub fn seal(key: &MasterKey, place: Place<'_>, plain: &[u8]) -> Vec<u8> {
     // Random nonces repeat with a chance of 1 in 2^32 after some 2^32 values. There is one value per
     // endpoint.

@@ -4,11 +4,20 @@
 //! The book knows nothing of a database. The caller loads every sale that the facts touch, applies the
 //! facts, folds, and writes what changed; a test does the same with an empty book.
 
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod story;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     attribution::{self, Attribution, Hints},
-    commission::{self, Commission, CommissionState, Decision, DecisionKind, Flag, Input, Posted, Voided},
+    commission::{
+        self, Commission, CommissionState, Decision, DecisionKind, Flag, Input, Posted, Target, Voided,
+    },
     fact::{Fact, Hint, HintSource, ObjectKind, ObjectRef, Subject},
     ids::{EnrollmentId, OrganizationId, ProjectId, SaleId},
     ledger::{Cause, LedgerError},
@@ -540,14 +549,7 @@ impl Book {
         let frozen = sale.commissions.iter().find(|commission| commission.level == 0 && commission.claimed);
         if let (Some(frozen), None) = (frozen, &sale.merged_into) {
             if owed_to.as_ref() != Some(&frozen.enrollment_id) {
-                findings.push(Finding {
-                    kind: "attribution_contradiction",
-                    object: sale.id.to_string(),
-                    detail: format!(
-                        "the sale's commission {} is part of a payout, but newer facts attribute the sale elsewhere; nothing was moved",
-                        frozen.id
-                    ),
-                });
+                findings.push(attribution_contradiction(sale, frozen));
             }
             owed_to = Some(frozen.enrollment_id.clone());
         }
@@ -559,6 +561,13 @@ impl Book {
             && let Some(new) = new_commission(sale, owed_to, summary, directory)?
         {
             commissions.push(new);
+        }
+        if let (Some(owed_to), Some(summary)) = (&owed_to, &summary)
+            && let Some((_, program)) = directory.membership(owed_to)
+            && let Some(version) = program.terms_at(summary.paid_at)
+        {
+            let owed = commissions.iter_mut().filter(|commission| commission.enrollment_id == *owed_to);
+            owed.for_each(|commission| commission.paid_from(summary.paid_at, version));
         }
         let mut posted = Vec::new();
         for mut commission in commissions {
@@ -592,16 +601,7 @@ impl Book {
                 received_at: sale.received_at,
                 now,
             })?;
-            if target.tax_overdue {
-                findings.push(Finding {
-                    kind: "tax_unknown",
-                    object: sale.id.to_string(),
-                    detail: format!(
-                        "commission {} is net of tax, but no event told the tax for a day; it stays unpayable until one does or the commission is rejected",
-                        commission.id
-                    ),
-                });
-            }
+            findings.extend(target_finding(sale, &commission, &target));
             let result = commission::post(&commission, target)?;
             if before != Some(&result.commission) {
                 posted.push(result);
@@ -685,6 +685,37 @@ fn new_commission(
         due_at: None,
         flags: BTreeMap::new(),
     }))
+}
+
+fn attribution_contradiction(sale: &Sale, frozen: &Commission) -> Finding {
+    Finding {
+        kind: "attribution_contradiction",
+        object: sale.id.to_string(),
+        detail: format!(
+            "the sale's commission {} is part of a payout, but newer facts attribute the sale elsewhere; nothing was moved",
+            frozen.id
+        ),
+    }
+}
+
+/// What an operator should see of where a commission is going.
+fn target_finding(sale: &Sale, commission: &Commission, target: &Target) -> Option<Finding> {
+    let (kind, detail) = if target.currency_contradiction {
+        let detail = format!(
+            "commission {} is part of a payout in {}, but newer facts tell the sale in another currency; nothing was moved",
+            commission.id, commission.currency
+        );
+        ("currency_contradiction", detail)
+    } else if target.tax_overdue {
+        let detail = format!(
+            "commission {} is net of tax, but no event told the tax for a day; it stays unpayable until one does or the commission is rejected",
+            commission.id
+        );
+        ("tax_unknown", detail)
+    } else {
+        return None;
+    };
+    Some(Finding { kind, object: sale.id.to_string(), detail })
 }
 
 fn oddity_finding(sale: &Sale, oddity: super::sale::Oddity) -> Finding {

@@ -10,7 +10,7 @@ use super::{
     ids::{CommissionId, ConversionId, DecisionId, EnrollmentId, ProgramId, SaleId},
     ledger::{self, Account, Entry, EntryKind, LedgerError, Lot, Owner, Posting, Side},
     money::{self, Currency, MoneyError},
-    program::words,
+    program::{TermsVersion, words},
     sale::{Stop, StopKind, Summary},
     terms::{ApprovalMode, Terms},
     time::Timestamp,
@@ -110,7 +110,7 @@ pub struct Commission {
     pub level: i64,
     /// Currency of all amounts below.
     pub currency: Currency,
-    /// Frozen terms.
+    /// Terms as of [`Self::paid_at`]. They change only when that does, see [`Self::paid_from`].
     pub terms: Terms,
     /// Which version they are.
     pub terms_version: i64,
@@ -178,6 +178,22 @@ impl Commission {
         }
     }
 
+    /// Takes over when the sale was paid and the terms that held then.
+    ///
+    /// Terms are frozen as of `paid_at` (`rulings.md` 7), and a better teller of that time may come
+    /// after the commission was made. Without this, a payment near a change of terms would earn by
+    /// whichever event came first. What a payout claimed stands.
+    pub fn paid_from(&mut self, paid_at: Timestamp, version: &TermsVersion) {
+        if self.claimed || self.paid_at == paid_at {
+            return;
+        }
+        self.paid_at = paid_at;
+        if self.terms_version != version.version {
+            self.terms_version = version.version;
+            self.terms = version.terms.clone();
+        }
+    }
+
     fn is_released(&self) -> bool {
         match self.state {
             CommissionState::Payable | CommissionState::InPayout | CommissionState::Paid => true,
@@ -234,6 +250,7 @@ pub struct Input<'a> {
 /// What a commission should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
+    currency: Currency,
     base: i64,
     amount: i64,
     earned: i64,
@@ -245,6 +262,8 @@ pub struct Target {
     flags: BTreeMap<Stop, Flag>,
     /// The tax of the sale stayed unknown for a day (`rulings.md` 7).
     pub tax_overdue: bool,
+    /// The sale turned out to be in another currency than the commission that a payout claimed.
+    pub currency_contradiction: bool,
 }
 
 /// How long tax may stay unknown before an operator is told (`rulings.md` 7).
@@ -268,6 +287,7 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
     let approved = input.decisions.iter().any(|decision| decision.kind == DecisionKind::Approve);
     let clawed = clawed(input, sale, earned.amount)?;
     let base = Target {
+        currency: earned.currency,
         base: earned.base,
         amount: earned.amount,
         earned: earned.amount,
@@ -278,14 +298,28 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
         due_at: None,
         flags,
         tax_overdue: false,
+        currency_contradiction: false,
     };
     // Money that a payout took is never moved back; what changes carries forward.
     if commission.claimed {
+        if earned.currency != commission.currency {
+            // The difference of two currencies is no amount: what was posted stands.
+            return Ok(Target {
+                currency: commission.currency,
+                base: commission.base,
+                amount: commission.amount,
+                earned: commission.earned,
+                clawed: commission.clawed,
+                currency_contradiction: true,
+                ..base
+            });
+        }
         return Ok(base);
     }
     if rejected {
         // What was accrued is taken back; what waited never accrues.
         return Ok(Target {
+            currency: commission.currency,
             earned: commission.earned,
             clawed: commission.earned,
             released: false,
@@ -349,6 +383,7 @@ fn void(commission: &Commission, why: Voided) -> Target {
     let (released, state) =
         if commission.claimed { (true, commission.state) } else { (false, CommissionState::Reversed) };
     Target {
+        currency: commission.currency,
         base: commission.base,
         amount: 0,
         earned: commission.earned,
@@ -359,6 +394,7 @@ fn void(commission: &Commission, why: Voided) -> Target {
         due_at: None,
         flags: commission.flags.clone(),
         tax_overdue: false,
+        currency_contradiction: false,
     }
 }
 
@@ -431,12 +467,18 @@ pub fn post(commission: &Commission, target: Target) -> Result<Posted, LedgerErr
     let mut entries = Vec::new();
     let bucket = if commission.is_released() { Account::Payable } else { Account::Held };
 
-    let more_earned = money::sub(target.earned, commission.earned)?;
-    let kind = if commission.earned == 0 { EntryKind::Accrual } else { EntryKind::Adjustment };
+    if target.currency != commission.currency {
+        // A better teller changed the currency: what was posted is undone in its own.
+        let net = money::sub(commission.clawed, commission.earned)?;
+        move_money(&mut after, &mut entries, EntryKind::Adjustment, Account::Expense, bucket, net)?;
+        (after.currency, after.earned, after.clawed) = (target.currency, 0, 0);
+    }
+    let more_earned = money::sub(target.earned, after.earned)?;
+    let kind = if after.earned == 0 { EntryKind::Accrual } else { EntryKind::Adjustment };
     // Earning debits the program's expense and credits the affiliate; clawing back is the reverse.
     move_money(&mut after, &mut entries, kind, Account::Expense, bucket, more_earned)?;
 
-    let more_clawed = money::sub(target.clawed, commission.clawed)?;
+    let more_clawed = money::sub(target.clawed, after.clawed)?;
     let kind = if more_clawed >= 0 { EntryKind::Clawback } else { EntryKind::Reinstatement };
     move_money(&mut after, &mut entries, kind, bucket, Account::Expense, more_clawed)?;
 

@@ -119,6 +119,9 @@ impl fmt::Display for Money {
 pub struct BasisPoints(u16);
 
 impl BasisPoints {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
     /// # Errors
     /// [`MoneyError::InvalidBasisPoints`] outside 0 to 10 000.
     pub fn new(value: i64) -> Result<Self, MoneyError> {

@@ -12,6 +12,8 @@ use axum::{
 };
 use serde::Serialize;
 
+use crate::app::Refusal;
+
 tokio::task_local! {
     /// The id of the request that this task answers; set by [`super::edge`].
     pub(super) static REQUEST_ID: String;
@@ -73,6 +75,31 @@ impl ApiError {
     /// The code of the answer.
     pub const fn code(&self) -> &'static str {
         self.code
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let (code, message) = (refusal.code(), refusal.to_string());
+        match refusal {
+            Refusal::Invalid { param, .. } => {
+                Self::new(StatusCode::BAD_REQUEST, code, message).with_param(param)
+            }
+            // Word for word what an unknown path gets: nobody learns what others have.
+            Refusal::NotFound => Self::not_found(),
+            Refusal::MissingScope(_) | Refusal::Forbidden(_) => {
+                Self::new(StatusCode::FORBIDDEN, code, message)
+            }
+            Refusal::Conflict { .. } => Self::new(StatusCode::CONFLICT, code, message),
+            Refusal::Store(error) if error.is_unavailable() || error.is_retryable() => {
+                tracing::warn!(%error, "the store did not answer a request");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "the store cannot answer now").retry_after(1)
+            }
+            Refusal::Store(_) | Refusal::Seal(_) => {
+                tracing::error!(error = message, "a request could not be answered");
+                Self::internal()
+            }
+        }
     }
 }
 

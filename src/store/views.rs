@@ -85,6 +85,18 @@ pub async fn find_reported_conversion(
     conn.q(SQL).bind(program.as_str()).bind(project).bind(external_id).one().await
 }
 
+/// The owner of a program.
+pub async fn program_owner(conn: &mut Conn, id: &ProgramId) -> Result<Option<OrganizationId>, StoreError> {
+    const SQL: &str = "SELECT organization_id FROM program WHERE id = $1";
+    let owner: Option<String> = conn.q(SQL).bind(id.as_str()).scalar().await?;
+    owner
+        .map(|owner| {
+            OrganizationId::parse(&owner)
+                .map_err(|_| super::sales::corrupt("program", "organization_id", id.as_str()))
+        })
+        .transpose()
+}
+
 /// A commission.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct CommissionRow {

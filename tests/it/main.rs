@@ -1,7 +1,14 @@
 //! Integration tests: one binary, so that it links once and starts one PostgreSQL server.
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
+mod admin_api;
+mod books_api;
+mod conformance;
+mod directory;
 mod layering;
+mod ledger_rules;
+mod processing;
+mod receiving;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;

@@ -239,6 +239,7 @@ impl Run<'_> {
             amount,
             note: None,
             actor: "key_test".to_owned(),
+            idempotency_key: None,
         };
         decide::decide(&self.nodes.first.app, &request).await.unwrap();
     }

@@ -1,9 +1,12 @@
 //! What the integration tests stand on: databases of both engines and a proxy to disturb them.
 
+pub mod api;
+pub mod books;
 pub mod node;
 pub mod pg;
 pub mod program;
 pub mod proxy;
+pub mod shop;
 pub mod test_db;
 
 pub use test_db::TestDb;
