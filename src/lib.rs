@@ -7,8 +7,10 @@
 //! - [`providers`]: one folder per payment provider; pure translation of events into facts.
 //! - [`app`]: the stages; owns every transaction.
 //! - [`http`]: webhooks, the API, health and metrics.
+//! - [`cli`]: the commands of the program.
 //! - [`clock`], [`config`], [`shutdown`], [`telemetry`]: leaves that the edges share.
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;

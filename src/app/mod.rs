@@ -2,7 +2,10 @@
 //! rows. This is the only module that sees both the store and the providers, and the only one that
 //! owns transactions. No network call is ever made inside one.
 
+pub mod archive;
 pub mod decide;
+pub mod demo;
+pub mod doctor;
 pub mod endpoints;
 pub mod enrollments;
 pub mod explain;
@@ -15,8 +18,11 @@ pub mod reads;
 pub mod receive;
 mod refusal;
 pub mod release;
+pub mod replay;
 pub mod report;
 pub mod seal;
+pub mod store_events;
+pub mod worker;
 
 use std::sync::Arc;
 
@@ -48,7 +54,7 @@ pub struct App {
 #[derive(Debug, Default)]
 pub struct Wake {
     /// Something was received.
-    pub process: Notify,
+    pub process: Arc<Notify>,
 }
 
 impl App {

@@ -17,6 +17,8 @@ use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::store::{Db, StoreError};
+
 /// A store that does not answer for this long is not reachable.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -37,6 +39,20 @@ pub trait Probe: Send + Sync + 'static {
     /// # Errors
     /// Why it cannot be used now.
     fn check(&self) -> impl Future<Output = Result<(), NotReady>> + Send;
+}
+
+/// The database of this node, as a [`Probe`].
+pub struct StoreProbe(pub Db);
+
+impl Probe for StoreProbe {
+    async fn check(&self) -> Result<(), NotReady> {
+        self.0.check_schema().await.map_err(|error| match error {
+            StoreError::SchemaTooOld { .. }
+            | StoreError::SchemaTooNew { .. }
+            | StoreError::SchemaDiffers { .. } => NotReady::SchemaOutdated,
+            _ => NotReady::StoreUnreachable,
+        })
+    }
 }
 
 struct Ops<P> {

@@ -12,6 +12,7 @@
 //! | one schema change at a time | [`Engine::begin_migration_sql`], [`MIGRATION_LOCK`] |
 //! | supported versions | [`Engine::check_version`] |
 //! | catalogue | [`HAS_MIGRATION_TABLE`], [`CREATE_MIGRATION_TABLE`] |
+//! | whether commits can run beside each other | [`Engine::has_one_writer`] |
 //! | pools and connection set-up | `db.rs` |
 
 use super::error::StoreError;
@@ -113,6 +114,15 @@ impl Engine {
         match self {
             Self::Sqlite => sql.sqlite,
             Self::Postgres => sql.postgres,
+        }
+    }
+
+    /// Whether one transaction at a time writes, so that more writers only split the batches.
+    #[must_use]
+    pub fn has_one_writer(self) -> bool {
+        match self {
+            Self::Sqlite => true,
+            Self::Postgres => false,
         }
     }
 

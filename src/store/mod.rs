@@ -5,9 +5,11 @@
 //! committed through a reference, so the one owner of a transaction is visible in `app`. Nothing here
 //! decides anything, asks for the time or knows a provider.
 
+pub mod clock;
 pub mod commissions;
 mod db;
 mod dialect;
+pub mod doctor;
 pub mod endpoints;
 pub mod enrollments;
 mod error;

@@ -1,0 +1,109 @@
+//! The check-up: does the database prove what the program promises?
+//!
+//! Reads only, repairs nothing. The proofs of the ledger are queries of `store::doctor`; this adds the
+//! content hashes, what waits for a person, and how bad each thing is.
+
+use serde::Serialize;
+
+use super::App;
+use crate::{
+    domain::time::Timestamp,
+    store::{
+        Conn, StoreError,
+        doctor::{self, EventTrouble, PROOFS},
+        findings::Severity,
+    },
+};
+
+/// How long an event may be overdue before somebody should look: far longer than any batch takes.
+const STUCK_AFTER_S: i64 = 15 * 60;
+/// Entries whose hashes are checked at a time.
+const PAGE: i64 = 1_000;
+/// Further rows of the same kind add nothing to the diagnosis.
+const SHOWN_MAX: usize = 100;
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Stable name of the rule that is broken.
+    pub invariant: &'static str,
+    /// How bad: `critical` when the books are wrong, `warning` when a person should look.
+    pub severity: &'static str,
+    /// What breaks it.
+    pub object: String,
+    /// What was compared, or what to do.
+    pub detail: String,
+}
+
+impl Finding {
+    fn new(
+        invariant: &'static str,
+        severity: Severity,
+        object: impl Into<String>,
+        detail: impl Into<String>,
+    ) -> Self {
+        let severity = severity.as_str();
+        Self { invariant, severity, object: object.into(), detail: detail.into() }
+    }
+}
+
+/// Checks everything the database can show.
+///
+/// Each proof is one statement and so sees one state of the books, also beside a busy server.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer; nothing is concluded then.
+pub async fn examine(app: &App) -> Result<Vec<Finding>, StoreError> {
+    let mut conn = app.db.read().await?;
+    let mut findings = Vec::new();
+    for proof in PROOFS {
+        for broken in proof.run(&mut conn).await? {
+            let detail =
+                format!("{} is {}, {} is {}", proof.left, broken.left_minor, proof.right, broken.right_minor);
+            findings.push(Finding::new(proof.invariant, Severity::Critical, broken.object, detail));
+        }
+    }
+    findings.extend(check_hashes(&mut conn).await?);
+    findings.extend(check_inbox(&mut conn, app.now()).await?);
+    Ok(findings)
+}
+
+async fn check_hashes(conn: &mut Conn) -> Result<Vec<Finding>, StoreError> {
+    let mut findings = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = doctor::check_hashes(conn, &after, PAGE).await?;
+        findings.extend(page.changed.into_iter().map(|entry| {
+            let detail = "the entry no longer says what it said when it was posted";
+            Finding::new("entry_content_hash", Severity::Critical, entry, detail)
+        }));
+        findings.truncate(SHOWN_MAX);
+        match page.last {
+            Some(last) => after = last,
+            None => return Ok(findings),
+        }
+    }
+}
+
+async fn check_inbox(conn: &mut Conn, now: Timestamp) -> Result<Vec<Finding>, StoreError> {
+    let bound = now.plus_secs(-STUCK_AFTER_S);
+    let stuck = doctor::list_stuck_events(conn, bound).await?.into_iter().map(|event| {
+        let detail = format!(
+            "due for more than {STUCK_AFTER_S} s and not processed ({}); is a node with the role `process` \
+             running?",
+            describe(&event)
+        );
+        Finding::new("event_stuck", Severity::Critical, event.id, detail)
+    });
+    let mut findings: Vec<Finding> = stuck.collect();
+    findings.extend(doctor::list_parked_events(conn).await?.into_iter().map(|event| {
+        let detail = format!("{}; `remit events retry {}` tries it again", describe(&event), event.id);
+        Finding::new("event_parked", Severity::Warning, event.id, detail)
+    }));
+    Ok(findings)
+}
+
+fn describe(event: &EventTrouble) -> String {
+    let reason = event.reason.as_deref().unwrap_or("no failure recorded");
+    format!("{} failed attempts: {reason}", event.attempts)
+}

@@ -1,0 +1,126 @@
+//! A running node: listeners, receiver and stages, and the order in which they stop.
+//!
+//! `serve` and `demo` run the same node. A drain stops accepting, answers what is under way, commits
+//! what the receiver holds, lets each stage finish its step, and keeps health and metrics up until then.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context as _;
+use axum::Router;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::context::Opened;
+use crate::{
+    app::{App, store_events, worker},
+    config::Role,
+    http::{
+        self, ops,
+        serve::{Limits, serve},
+        webhooks,
+    },
+    shutdown::{Drained, Shutdown},
+    telemetry,
+};
+
+/// What the stages and the last commits may take beyond the requests under way.
+const BEYOND_REQUESTS: Duration = Duration::from_secs(5);
+
+/// A node that has started.
+pub(super) struct Node {
+    /// Where webhooks are taken.
+    pub public: SocketAddr,
+    /// Where health and metrics are.
+    pub ops: SocketAddr,
+    app: App,
+    shutdown: Shutdown,
+    end_ops: CancellationToken,
+    ops_task: JoinHandle<()>,
+}
+
+/// Binds both listeners and starts the roles of the configuration. The schema must be current.
+pub(super) async fn start(
+    opened: Opened,
+    metrics: PrometheusHandle,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Node> {
+    let Opened { app, clock } = opened;
+    let public = bind(app.config.server.listen, "server.listen").await?;
+    let ops = bind(app.config.server.ops_listen, "server.ops_listen").await?;
+    let (public_address, ops_address) = (public.local_addr()?, ops.local_addr()?);
+
+    start_public(&app, public, shutdown);
+    start_stages(&app, shutdown);
+    let draining = shutdown.draining();
+    shutdown.spawn(worker::run_gauges(app.clone(), draining.clone()));
+    shutdown.spawn(worker::run_clock(app.db.clone(), clock, draining.clone()));
+
+    let end_ops = CancellationToken::new();
+    tokio::spawn(telemetry::upkeep(metrics.clone(), end_ops.clone()));
+    let routes = ops::routes(ops::StoreProbe(app.db.clone()), metrics, draining.clone());
+    let limits = Limits::from(&app.config.server);
+    let ops_task = tokio::spawn(serve(ops, routes, limits, end_ops.clone()));
+    let shutdown = shutdown.clone();
+    Ok(Node { public: public_address, ops: ops_address, app, shutdown, end_ops, ops_task })
+}
+
+async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (`{setting}`)"))
+}
+
+/// Serves the public listener until the drain, then closes the receiver behind the last request.
+fn start_public(app: &App, listener: TcpListener, shutdown: &Shutdown) {
+    let mut routes = Router::new();
+    let mut committer = None;
+    if app.config.has_role(Role::Receive) {
+        let (receiver, started) = store_events::start_receiver(app, shutdown.tasks());
+        routes = routes.merge(webhooks::routes(receiver, app.config.server.max_body_bytes));
+        committer = Some(started);
+    }
+    let requests = TaskTracker::new();
+    let edge = http::edge(routes, &requests);
+    let limits = Limits::from(&app.config.server);
+    let draining = shutdown.draining().clone();
+    shutdown.spawn(async move {
+        serve(listener, edge, limits, draining).await;
+        // A request whose client went away is still under way after its connection has closed.
+        requests.close();
+        requests.wait().await;
+        if let Some(committer) = committer {
+            committer.close();
+        }
+    });
+}
+
+fn start_stages(app: &App, shutdown: &Shutdown) {
+    if app.config.has_role(Role::Process) {
+        shutdown.spawn(worker::run_process(app.clone(), shutdown.draining().clone()));
+    }
+    if app.config.has_role(Role::Schedule) {
+        shutdown.spawn(worker::run_release(app.clone(), shutdown.draining().clone()));
+    }
+}
+
+impl Node {
+    /// The surroundings of its stages.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Waits for the drain to begin and for everything under way to end.
+    pub async fn finish(self) -> Drained {
+        self.shutdown.draining().cancelled().await;
+        let grace = self.app.config.server.drain + BEYOND_REQUESTS;
+        let drained = self.shutdown.wait(grace).await;
+        self.end_ops.cancel();
+        if let Err(error) = self.ops_task.await {
+            tracing::error!(panicked = error.is_panic(), "the ops listener did not end cleanly");
+        }
+        // Behind the last user of a connection, so that SQLite folds its log into the file.
+        if drained == Drained::Clean {
+            self.app.db.close().await;
+        }
+        drained
+    }
+}
