@@ -10,10 +10,7 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::{
-    App, process,
-    release::{self, ReleaseError},
-};
+use super::{App, process, release};
 use crate::{
     clock::DisciplinedClock,
     store::{
@@ -52,26 +49,6 @@ const GAUGES_EVERY: Duration = Duration::from_secs(15);
 /// How often the clock is compared with the database's.
 const CLOCK_EVERY: Duration = Duration::from_secs(30);
 
-/// Why a step did not do its work.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Held commissions could not be released.
-    #[error(transparent)]
-    Release(#[from] ReleaseError),
-}
-
-impl StepError {
-    fn is_unavailable(&self) -> bool {
-        match self {
-            Self::Store(error) | Self::Release(ReleaseError::Store(error)) => error.is_unavailable(),
-            Self::Release(ReleaseError::Fold(_)) => false,
-        }
-    }
-}
-
 /// Turns stored events into books until `stop`.
 pub async fn run_process(app: App, stop: CancellationToken) {
     let wake = Arc::clone(&app.wake.process);
@@ -93,14 +70,14 @@ pub async fn run_release(app: App, stop: CancellationToken) {
 }
 
 /// Runs `step` until `stop`. A step says whether it found work.
-async fn run<S, F>(stage: &'static str, pace: Pace, wake: &Notify, stop: &CancellationToken, mut step: S)
+async fn run<S, F>(stage: &'static str, pace: Pace, wake: &Notify, stop: &CancellationToken, mut next_step: S)
 where
     S: FnMut() -> F,
-    F: Future<Output = Result<bool, StepError>> + Send + 'static,
+    F: Future<Output = Result<bool, StoreError>> + Send + 'static,
 {
     let mut failures: u32 = 0;
     while !stop.is_cancelled() {
-        let outcome = tokio::spawn(step().instrument(info_span!("stage", stage))).await;
+        let outcome = tokio::spawn(next_step().instrument(info_span!("stage", stage))).await;
         let pause = match outcome {
             Ok(Ok(worked)) => {
                 if failures > 0 {
@@ -137,7 +114,7 @@ where
     info!(stage, "the stage has stopped");
 }
 
-fn log_failure(stage: &'static str, failure: &StepError, failures: u32, pause: Duration) {
+fn log_failure(stage: &'static str, failure: &StoreError, failures: u32, pause: Duration) {
     if failure.is_unavailable() {
         warn!(stage, failures, ?pause, reason = %failure, "the database is unavailable; waiting for it");
     } else {
@@ -221,7 +198,7 @@ mod tests {
         Pace { poll: Duration::ZERO, first_pause: Duration::ZERO, longest_pause: Duration::ZERO };
 
     /// Runs a stage whose n-th step does what `plan` says and which is stopped in the last.
-    async fn steps_until_stopped(plan: fn(u32) -> Result<bool, StepError>, last: u32) -> u32 {
+    async fn steps_until_stopped(plan: fn(u32) -> Result<bool, StoreError>, last: u32) -> u32 {
         let (stop, count) = (CancellationToken::new(), Arc::new(AtomicU32::new(0)));
         run("test", NO_PAUSE, &Notify::new(), &stop, || {
             let (stop, count) = (stop.clone(), Arc::clone(&count));
@@ -247,7 +224,7 @@ mod tests {
     async fn a_panic_and_a_failure_end_a_step_and_not_the_stage() {
         let plan = |step| match step {
             1 => panic!("a step that fails its test on purpose"),
-            2 => Err(StepError::Store(StoreError::RowsAffected { expected: 1, actual: 0 })),
+            2 => Err(StoreError::RowsAffected { expected: 1, actual: 0 }),
             _ => Ok(false),
         };
         assert_eq!(steps_until_stopped(plan, 4).await, 4);
