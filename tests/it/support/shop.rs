@@ -115,6 +115,7 @@ impl Shop {
             amount: None,
             note: None,
             actor: "key_test".to_owned(),
+            idempotency_key: None,
         };
         decide::decide(&self.node.app, &request).await
     }
