@@ -140,6 +140,14 @@ pub struct SaleView {
     events: Vec<EventView>,
 }
 
+impl SaleView {
+    /// The commissions of the sale.
+    #[must_use]
+    pub fn commission_ids(&self) -> Vec<CommissionId> {
+        self.commissions.iter().map(|commission| commission.id.clone()).collect()
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct ObjectView {
     kind: &'static str,

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod endpoints;
 mod events;
+mod explain;
 mod findings;
 mod keys;
 mod migrate;
@@ -70,6 +71,8 @@ enum Command {
     /// Look at stored events
     #[command(subcommand)]
     Events(events::Command),
+    /// Show why a commission is what it is: rule, base, rounding, and every event behind it
+    Explain(explain::Args),
     /// Make and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),

@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, Parser as _};
 use super::{
     Cli, Command,
     context::{Context, UsageError},
-    demo, doctor, endpoints, events, findings, keys, migrate, replay, serve,
+    demo, doctor, endpoints, events, explain, findings, keys, migrate, replay, serve,
 };
 use crate::{
     app::{Refusal, demo::DemoError, replay::ReplayError},
@@ -67,6 +67,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Demo(args) => demo::run(&global, &args).await,
         Command::Replay(args) => replay::run(&Context::load(&global)?, args).await,
         Command::Events(command) => events::run(&Context::load(&global)?, command).await,
+        Command::Explain(args) => explain::run(&Context::load(&global)?, &args).await,
         Command::Keys(command) => keys::run(&Context::load(&global)?, command).await,
         Command::Endpoints(command) => endpoints::run(&Context::load(&global)?, command).await,
         Command::Findings(command) => findings::run(&Context::load(&global)?, command).await,
