@@ -203,11 +203,11 @@ mod tests {
         run("test", NO_PAUSE, &Notify::new(), &stop, || {
             let (stop, count) = (stop.clone(), Arc::clone(&count));
             async move {
-                let step = count.fetch_add(1, Ordering::Relaxed) + 1;
-                if step == last {
+                let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+                if number == last {
                     stop.cancel();
                 }
-                plan(step)
+                plan(number)
             }
         })
         .await;
@@ -237,9 +237,9 @@ mod tests {
         run("test", pace, &wake, &stop, || {
             // The second step comes an hour later, or at once because of the hint.
             if count.fetch_add(1, Ordering::Relaxed) == 0 {
-                wake.notify_one()
+                wake.notify_one();
             } else {
-                stop.cancel()
+                stop.cancel();
             }
             async { Ok(false) }
         })
