@@ -3,8 +3,7 @@
 //! Only names, buckets and set-up live here; whoever handles a thing logs and counts it. Bodies,
 //! secrets and personal data are never fields of a log line or labels of a metric.
 
-use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::{io::IsTerminal as _, time::Duration};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
@@ -67,10 +66,12 @@ pub enum TelemetryError {
 /// [`TelemetryError::Filter`] for a bad filter, [`TelemetryError::Subscriber`] the second time.
 pub fn init_logs(log: &Log) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(&log.filter).map_err(TelemetryError::Filter)?;
-    let is_coloured =
-        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_coloured);
+    // Colours are for eyes only: whoever reads the log from a file or a pipe parses it.
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal() && !is_plain)
+        .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

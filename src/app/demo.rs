@@ -139,7 +139,7 @@ pub enum DemoError {
 }
 
 /// One signed request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Delivery {
     /// Path and query of the request.
     pub path: String,
@@ -335,12 +335,6 @@ impl Shop {
             state: commission.state,
             why: why.join("\n"),
         })
-    }
-}
-
-impl Default for Delivery {
-    fn default() -> Self {
-        Self { path: String::new(), header: "", signature: String::new(), body: Vec::new() }
     }
 }
 

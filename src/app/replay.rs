@@ -12,12 +12,14 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     App,
     archive::ArchivedEvent,
     process,
     receive::{self, Endpoint},
+    report,
 };
 use crate::{
     domain::{
@@ -27,12 +29,15 @@ use crate::{
     providers::{self, Inbound, Translation},
     store::{
         StoreError, endpoints,
-        inbox::{self, EventSource, Inserted, NewEvent},
+        inbox::{self, EventSource, InboxState, Inserted, NewEvent},
+        organizations,
     },
 };
 
 /// Events that are stored in one transaction at most.
 const BATCH: usize = 200;
+/// How often a batch is tried while other transactions are in the way.
+const ATTEMPTS_MAX: u32 = 8;
 /// Bytes of bodies that are held at once, so that a huge archive does not fill the memory.
 const BATCH_BYTES: usize = 16 * 1_048_576;
 
@@ -154,7 +159,7 @@ pub async fn replay(
         progress();
     }
     replay.flush().await?;
-    if !request.dry_run && replay.report.new > 0 {
+    if !request.dry_run {
         while !process::step(app).await?.is_idle() {}
     }
     Ok(replay.report)
@@ -202,14 +207,17 @@ struct Failure {
 }
 
 impl Failure {
-    fn of(error: impl ToString) -> Self {
-        Self { at: None, error: error.to_string() }
+    fn of(error: impl Into<String>) -> Self {
+        Self { at: None, error: error.into() }
     }
 
     fn of_json(error: &serde_json::Error) -> Self {
         let text = error.to_string();
         // serde_json ends its text with the place, which has fields of its own here.
         let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+        // What is said of a value of the wrong type quotes the value.
+        let is_quoting = error.is_data() && !what.starts_with("missing field");
+        let what = if is_quoting { "holds something else than an event does at this place" } else { what };
         Self { at: Some((error.line(), error.column())), error: what.to_owned() }
     }
 }
@@ -333,6 +341,9 @@ impl<'a> Replay<'a> {
         body: Vec<u8>,
         archived: Option<&ArchivedEvent>,
     ) -> Result<Result<(NewEvent, Fate), Failure>, StoreError> {
+        if let Some(archived) = archived.filter(|archived| archived.provider == report::PROVIDER) {
+            return self.take_report(body, archived).await;
+        }
         let provider = match identify(&body, archived) {
             Ok(provider) => provider,
             Err(mut failure) => {
@@ -350,6 +361,46 @@ impl<'a> Replay<'a> {
         Ok(self.read_event(provider, &destination, body, archived))
     }
 
+    /// A conversion that an owner's backend reported: it has a project in place of an endpoint.
+    async fn take_report(
+        &self,
+        body: Vec<u8>,
+        archived: &ArchivedEvent,
+    ) -> Result<Result<(NewEvent, Fate), Failure>, StoreError> {
+        let Ok(reported) = serde_json::from_slice::<report::Report>(&body) else {
+            return Ok(Err(Failure::of("is not a report of a conversion")));
+        };
+        if archived.livemode != self.app.config.livemode {
+            return Ok(Err(Failure::of("a report of the other mode is not replayed here")));
+        }
+        let project = match ProjectId::parse(&archived.endpoint_id) {
+            Ok(id) => organizations::find_project(&mut self.app.db.read().await?, &id).await?,
+            Err(_) => None,
+        };
+        let Some(project) = project else {
+            return Ok(Err(Failure::of("its project does not exist here")));
+        };
+        let now = self.app.now();
+        let event = NewEvent {
+            id: super::new_inbox_id(now),
+            provider: report::PROVIDER,
+            endpoint_id: archived.endpoint_id.clone(),
+            project_id: project.id.to_string(),
+            account: String::new(),
+            livemode: archived.livemode,
+            provider_event_id: archived.provider_event_id.clone(),
+            event_type: report::EVENT_TYPE.to_owned(),
+            provider_created_at: Some(reported.occurred_at),
+            received_at: archived.received_at.clamp(Timestamp::EPOCH, now),
+            state: InboxState::Received,
+            reason: None,
+            source: EventSource::Replay,
+            body_sha256: Sha256::digest(&body).into(),
+            body,
+        };
+        Ok(Ok((event, Fate::Applied)))
+    }
+
     fn read_event(
         &self,
         provider: &'static dyn Inbound,
@@ -357,7 +408,7 @@ impl<'a> Replay<'a> {
         body: Vec<u8>,
         archived: Option<&ArchivedEvent>,
     ) -> Result<(NewEvent, Fate), Failure> {
-        let head = provider.head(&body).map_err(Failure::of)?;
+        let head = provider.head(&body).map_err(|error| Failure::of(error.to_string()))?;
         let mode = head.livemode.or(archived.map(|archived| archived.livemode));
         if let Some(livemode) = mode.filter(|livemode| *livemode != destination.livemode) {
             let name = |livemode| if livemode { "live" } else { "test" };
@@ -381,8 +432,8 @@ impl<'a> Replay<'a> {
             secrets: Vec::new(),
         };
         let now = self.app.now();
-        let mut event =
-            receive::new_event(&endpoint, head, body, EventSource::Replay, now).map_err(Failure::of)?;
+        let mut event = receive::new_event(&endpoint, head, body, EventSource::Replay, now)
+            .map_err(|error| Failure::of(error.to_string()))?;
         if let Some(archived) = archived {
             check_identity(&event, archived)?;
             // Periods that count from the receipt go on as they did where the archive was made.
@@ -465,12 +516,24 @@ impl<'a> Replay<'a> {
     }
 
     async fn insert(&self, events: &[NewEvent]) -> Result<Vec<Inserted>, StoreError> {
+        let mut attempt = 1;
+        loop {
+            match self.insert_once(events).await {
+                // The order of the inputs is not the order of keys in which a receiver beside us inserts,
+                // so the two can be in each other's way. Then nothing was written.
+                Err(error) if error.is_retryable() && attempt < ATTEMPTS_MAX => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn insert_once(&self, events: &[NewEvent]) -> Result<Vec<Inserted>, StoreError> {
         let mut tx = self.app.db.begin().await?;
         let inserted = inbox::insert_batch(&mut tx, events).await?;
         if self.dry_run {
-            tx.rollback().await?
+            tx.rollback().await?;
         } else {
-            tx.commit().await?
+            tx.commit().await?;
         }
         Ok(inserted)
     }

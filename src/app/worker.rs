@@ -70,14 +70,14 @@ pub async fn run_release(app: App, stop: CancellationToken) {
 }
 
 /// Runs `step` until `stop`. A step says whether it found work.
-async fn run<S, F>(stage: &'static str, pace: Pace, wake: &Notify, stop: &CancellationToken, mut step: S)
+async fn run<S, F>(stage: &'static str, pace: Pace, wake: &Notify, stop: &CancellationToken, mut next_step: S)
 where
     S: FnMut() -> F,
     F: Future<Output = Result<bool, StoreError>> + Send + 'static,
 {
     let mut failures: u32 = 0;
     while !stop.is_cancelled() {
-        let outcome = tokio::spawn(step().instrument(info_span!("stage", stage))).await;
+        let outcome = tokio::spawn(next_step().instrument(info_span!("stage", stage))).await;
         let pause = match outcome {
             Ok(Ok(worked)) => {
                 if failures > 0 {
@@ -203,11 +203,11 @@ mod tests {
         run("test", NO_PAUSE, &Notify::new(), &stop, || {
             let (stop, count) = (stop.clone(), Arc::clone(&count));
             async move {
-                let step = count.fetch_add(1, Ordering::Relaxed) + 1;
-                if step == last {
+                let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+                if number == last {
                     stop.cancel();
                 }
-                plan(step)
+                plan(number)
             }
         })
         .await;
@@ -237,9 +237,9 @@ mod tests {
         run("test", pace, &wake, &stop, || {
             // The second step comes an hour later, or at once because of the hint.
             if count.fetch_add(1, Ordering::Relaxed) == 0 {
-                wake.notify_one()
+                wake.notify_one();
             } else {
-                stop.cancel()
+                stop.cancel();
             }
             async { Ok(false) }
         })

@@ -27,7 +27,7 @@ use crate::{
 /// Deliveries under way at once.
 const CONCURRENT: usize = 8;
 /// The books of a few dozen events are done in well under a second; beyond this something is broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How often the inbox is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

@@ -24,7 +24,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make an endpoint; needs REMIT_SECRETS__MASTER_KEY
+    /// Make an endpoint; needs the master key of the configuration
     Create {
         /// Whose events it takes: stripe or paddle
         #[arg(long)]

@@ -37,7 +37,7 @@ struct Cli {
 /// What every command understands.
 #[derive(Clone, Debug, Args)]
 struct Global {
-    /// Configuration file [default: $REMIT_CONFIG, else remit.toml where there is one]
+    /// Configuration file [default: the one `REMIT_CONFIG` names, else remit.toml where there is one]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Database, in place of `database.url`

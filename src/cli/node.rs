@@ -29,7 +29,7 @@ const BEYOND_REQUESTS: Duration = Duration::from_secs(5);
 
 /// A node that has started.
 pub(super) struct Node {
-    /// Where webhooks are taken.
+    /// Where webhooks and the API are.
     pub public: SocketAddr,
     /// Where health and metrics are.
     pub ops: SocketAddr,
@@ -71,7 +71,7 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
 
 /// Serves the public listener until the drain, then closes the receiver behind the last request.
 fn start_public(app: &App, listener: TcpListener, shutdown: &Shutdown) {
-    let mut routes = Router::new().merge(admin::router().with_state(app.clone()));
+    let mut routes: Router = admin::router().with_state(app.clone());
     let mut committer = None;
     if app.config.has_role(Role::Receive) {
         let (receiver, started) = store_events::start_receiver(app, shutdown.tasks());
