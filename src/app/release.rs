@@ -5,17 +5,25 @@
 
 use std::collections::BTreeSet;
 
+use tracing::error;
+
 use super::{
     App,
     fold::{self, FoldAndRecordError},
 };
 use crate::{
-    domain::{book::FoldError, ids::SaleId, ledger::Cause},
-    store::{StoreError, commissions},
+    domain::{book::FoldError, ids::SaleId, ledger::Cause, time::Timestamp},
+    store::{
+        StoreError, Tx, commissions,
+        findings::{self, NewFinding, Severity},
+    },
 };
 
 /// Sales folded in one transaction at most; a write transaction on SQLite stays short (`rulings.md` 14).
 const SALES_MAX: i64 = 200;
+
+/// How long a sale that cannot be folded waits before it is tried again.
+const RETRY_S: i64 = 3_600;
 
 /// Time could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -23,15 +31,38 @@ pub enum ReleaseError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A sale cannot be folded; it is named in the text.
+    /// A sale cannot be folded.
     #[error("a due sale cannot be folded: {0}")]
     Fold(#[from] FoldError),
 }
 
-/// Folds the sales that are due, at most one batch. Returns how many.
+impl ReleaseError {
+    /// Whether the same sales are expected to succeed later, untouched.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_retryable() || error.is_unavailable(),
+            Self::Fold(_) => false,
+        }
+    }
+}
+
+impl From<FoldAndRecordError> for ReleaseError {
+    fn from(error: FoldAndRecordError) -> Self {
+        match error {
+            FoldAndRecordError::Store(error) => error.into(),
+            FoldAndRecordError::Fold(error) => error.into(),
+        }
+    }
+}
+
+/// Folds the sales that are due, at most one batch. Returns how many had their turn.
+///
+/// A batch that fails is folded sale by sale. One that fails alone raises the finding `release_failed`
+/// and waits an hour, so that it does not stop the others.
 ///
 /// # Errors
-/// [`ReleaseError`]; nothing is half done.
+/// [`ReleaseError`] when another transaction was in the way or the database is not there; nothing is
+/// half done.
 pub async fn step(app: &App) -> Result<usize, ReleaseError> {
     let now = app.now();
     let mut tx = app.db.begin().await?;
@@ -39,17 +70,64 @@ pub async fn step(app: &App) -> Result<usize, ReleaseError> {
     if due.is_empty() {
         return Ok(0);
     }
-    let mut book = fold::load(&mut tx, &due).await?;
-    for id in &due {
+    match release(app, tx, &due, now).await {
+        Ok(()) => {}
+        Err(error) if error.is_passing() => return Err(error),
+        Err(_) => {
+            for sale in &due {
+                release_alone(app, sale, now).await?;
+            }
+        }
+    }
+    Ok(due.len())
+}
+
+/// Folds the sales and commits; on an error everything is rolled back, and no lock is left.
+async fn release(app: &App, mut tx: Tx, due: &BTreeSet<SaleId>, now: Timestamp) -> Result<(), ReleaseError> {
+    match fold_due(app, &mut tx, due, now).await {
+        Ok(()) => Ok(tx.commit().await?),
+        Err(error) => {
+            tx.rollback().await?;
+            Err(error)
+        }
+    }
+}
+
+async fn fold_due(
+    app: &App,
+    tx: &mut Tx,
+    due: &BTreeSet<SaleId>,
+    now: Timestamp,
+) -> Result<(), ReleaseError> {
+    let mut book = fold::load(tx, due).await?;
+    for id in due {
         if let Some(sale) = book.touch(id) {
             sale.causes.insert(Cause::Time("due"));
         }
     }
-    match fold::fold_and_record(&mut tx, &mut book, now, app.config.programs.merge_grace_s).await {
-        Ok(_) => {}
-        Err(FoldAndRecordError::Store(error)) => return Err(error.into()),
-        Err(FoldAndRecordError::Fold(error)) => return Err(error.into()),
-    }
-    tx.commit().await?;
-    Ok(due.len())
+    fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
+    Ok(())
+}
+
+async fn release_alone(app: &App, sale: &SaleId, now: Timestamp) -> Result<(), ReleaseError> {
+    let alone = BTreeSet::from([sale.clone()]);
+    let tx = app.db.begin().await?;
+    let failure = match release(app, tx, &alone, now).await {
+        Ok(()) => return Ok(()),
+        Err(failure) if failure.is_passing() => return Err(failure),
+        Err(failure) => failure,
+    };
+    error!(sale.id = sale.as_str(), reason = %failure, "a due sale cannot be folded and is tried again later");
+    let finding = NewFinding {
+        kind: "release_failed".to_owned(),
+        severity: Severity::Critical,
+        object: sale.to_string(),
+        detail: format!(
+            "a commission of this sale is due and cannot be released: {failure}; run `remit doctor`, it is tried again every hour"
+        ),
+    };
+    let mut tx = app.db.begin().await?;
+    commissions::postpone(&mut tx, sale, now, now.plus_secs(RETRY_S)).await?;
+    findings::raise(&mut tx, &[finding], now).await?;
+    Ok(tx.commit().await?)
 }

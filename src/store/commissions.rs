@@ -218,6 +218,18 @@ pub async fn claim_due_sales(
     ids.iter().map(|id| SaleId::parse(id).map_err(|_| corrupt("sale", "id", id))).collect()
 }
 
+/// Lets the due commissions of a sale that cannot be folded wait until `until`.
+pub async fn postpone(
+    tx: &mut Tx,
+    sale: &SaleId,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    const SQL: &str = "UPDATE commission SET due_at_us = $3 WHERE sale_id = $1 AND due_at_us <= $2";
+    tx.q(SQL).bind(sale.as_str()).bind(now.as_micros()).bind(until.as_micros()).exec().await?;
+    Ok(())
+}
+
 /// Writes what folding gave: conversions, commissions, flags, entries, lots and balances.
 ///
 /// The unique key of an entry is (commission, revision). A conflict is an error on purpose: somebody
