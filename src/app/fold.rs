@@ -3,7 +3,10 @@
 //! The processor (facts), the release step (time) and decisions (people) differ only in what they put
 //! into the [`Book`] before folding.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use crate::{
     domain::{
@@ -81,7 +84,9 @@ pub(super) async fn fold_and_record(
     merge_grace_s: i64,
 ) -> Result<Vec<Folded>, FoldAndRecordError> {
     let directory = directory(tx, book).await?;
-    let folded = book.fold(&directory, now, merge_grace_s)?;
+    // A bug in the rules must cost one event, not the process.
+    let folded = catch_unwind(AssertUnwindSafe(|| book.fold(&directory, now, merge_grace_s)))
+        .unwrap_or(Err(FoldError::Crashed))?;
     sales::save_hints(tx, book).await?;
     sales::save(tx, book, &folded).await?;
     let merged: Vec<(SaleId, SaleId)> = folded

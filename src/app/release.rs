@@ -5,14 +5,16 @@
 
 use std::collections::BTreeSet;
 
+use tracing::error;
+
 use super::{
     App,
     fold::{self, FoldAndRecordError},
 };
 use crate::{
-    domain::{book::FoldError, ids::SaleId, ledger::Cause},
+    domain::{ids::SaleId, ledger::Cause, time::Timestamp},
     store::{
-        StoreError, commissions,
+        StoreError, Tx, commissions,
         findings::{self, NewFinding, Severity},
     },
 };
@@ -20,63 +22,94 @@ use crate::{
 /// Sales folded in one transaction at most; a write transaction on SQLite stays short (`rulings.md` 14).
 const SALES_MAX: i64 = 200;
 
-/// How long a sale that cannot be folded is left alone.
-const POSTPONE_S: i64 = 3_600;
+/// How long a sale that cannot be folded waits before it is tried again.
+const RETRY_S: i64 = 3_600;
 
-/// Folds the sales that are due, at most one batch. Returns how many.
+/// The store's error, if the same sales are expected to succeed later, untouched; else what is wrong.
+fn passing(error: FoldAndRecordError) -> Result<StoreError, FoldAndRecordError> {
+    match error {
+        FoldAndRecordError::Store(error) if error.is_retryable() || error.is_unavailable() => Ok(error),
+        lasting => Err(lasting),
+    }
+}
+
+/// Folds the sales that are due, at most one batch. Returns how many had their turn.
 ///
-/// A sale that cannot be folded is put off for an hour with a finding, so that it does not keep the
-/// others from being paid.
+/// A batch that fails is folded sale by sale. One that fails alone raises the finding `release_failed`
+/// and waits an hour, so that it does not stop the others.
 ///
 /// # Errors
-/// [`StoreError`]; nothing is half done.
+/// [`StoreError`] when another transaction was in the way or the database is not there; nothing is
+/// half done.
 pub async fn step(app: &App) -> Result<usize, StoreError> {
-    let mut limit = SALES_MAX;
-    loop {
-        match release(app, limit).await {
-            Ok(released) => return Ok(released),
-            Err(FoldAndRecordError::Store(error)) => return Err(error),
-            Err(FoldAndRecordError::Fold(error)) if limit == 1 => {
-                postpone(app, &error).await?;
-                return Ok(1);
-            }
-            // One of them is bad; taken one by one, oldest first, the bad one stands alone.
-            Err(FoldAndRecordError::Fold(_)) => limit = 1,
+    let now = app.now();
+    let mut tx = app.db.begin().await?;
+    let due: BTreeSet<SaleId> = commissions::claim_due_sales(&mut tx, now, SALES_MAX).await?;
+    if due.is_empty() {
+        return Ok(0);
+    }
+    if let Err(error) = release(app, tx, &due, now).await {
+        if let Ok(passing) = passing(error) {
+            return Err(passing);
+        }
+        for sale in &due {
+            release_alone(app, sale, now).await?;
+        }
+    }
+    Ok(due.len())
+}
+
+/// Folds the sales and commits; on an error everything is rolled back, and no lock is left.
+async fn release(
+    app: &App,
+    mut tx: Tx,
+    due: &BTreeSet<SaleId>,
+    now: Timestamp,
+) -> Result<(), FoldAndRecordError> {
+    match fold_due(app, &mut tx, due, now).await {
+        Ok(()) => Ok(tx.commit().await?),
+        Err(error) => {
+            tx.rollback().await?;
+            Err(error)
         }
     }
 }
 
-async fn release(app: &App, limit: i64) -> Result<usize, FoldAndRecordError> {
-    let now = app.now();
-    let mut tx = app.db.begin().await?;
-    let due: BTreeSet<SaleId> = commissions::claim_due_sales(&mut tx, now, limit).await?;
-    if due.is_empty() {
-        return Ok(0);
-    }
-    let mut book = fold::load(&mut tx, &due).await?;
-    for id in &due {
+async fn fold_due(
+    app: &App,
+    tx: &mut Tx,
+    due: &BTreeSet<SaleId>,
+    now: Timestamp,
+) -> Result<(), FoldAndRecordError> {
+    let mut book = fold::load(tx, due).await?;
+    for id in due {
         if let Some(sale) = book.touch(id) {
             sale.causes.insert(Cause::Time("due"));
         }
     }
-    fold::fold_and_record(&mut tx, &mut book, now, app.config.programs.merge_grace_s).await?;
-    tx.commit().await?;
-    Ok(due.len())
+    fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
+    Ok(())
 }
 
-async fn postpone(app: &App, error: &FoldError) -> Result<(), StoreError> {
-    let now = app.now();
+async fn release_alone(app: &App, sale: &SaleId, now: Timestamp) -> Result<(), StoreError> {
+    let alone = BTreeSet::from([sale.clone()]);
+    let tx = app.db.begin().await?;
+    let Err(error) = release(app, tx, &alone, now).await else { return Ok(()) };
+    let failure = match passing(error) {
+        Ok(passing) => return Err(passing),
+        Err(lasting) => lasting,
+    };
+    error!(sale.id = sale.as_str(), reason = %failure, "a due sale cannot be folded and is tried again later");
+    let finding = NewFinding {
+        kind: "release_failed".to_owned(),
+        severity: Severity::Critical,
+        object: sale.to_string(),
+        detail: format!(
+            "a commission of this sale is due and cannot be released: {failure}; run `remit doctor`, it is tried again every hour"
+        ),
+    };
     let mut tx = app.db.begin().await?;
-    for sale in commissions::claim_due_sales(&mut tx, now, 1).await? {
-        commissions::postpone_due(&mut tx, &sale, now.plus_secs(POSTPONE_S)).await?;
-        let finding = NewFinding {
-            kind: "sale_cannot_be_folded".to_owned(),
-            severity: Severity::Critical,
-            object: sale.to_string(),
-            detail: format!("its commissions stay as they are until this is mended: {error}"),
-        };
-        findings::raise(&mut tx, &[finding], now).await?;
-        tracing::error!(sale.id = %sale, reason = %error, "a due sale cannot be folded and was put off");
-    }
+    commissions::postpone(&mut tx, sale, now, now.plus_secs(RETRY_S)).await?;
+    findings::raise(&mut tx, &[finding], now).await?;
     tx.commit().await
 }

@@ -218,10 +218,15 @@ pub async fn claim_due_sales(
     ids.iter().map(|id| SaleId::parse(id).map_err(|_| corrupt("sale", "id", id))).collect()
 }
 
-/// Looks at the due commissions of a sale again at `until` only.
-pub async fn postpone_due(tx: &mut Tx, sale: &SaleId, until: Timestamp) -> Result<(), StoreError> {
-    const SQL: &str = "UPDATE commission SET due_at_us = $2 WHERE sale_id = $1 AND due_at_us < $2";
-    tx.q(SQL).bind(sale.as_str()).bind(until.as_micros()).exec().await?;
+/// Lets the due commissions of a sale that cannot be folded wait until `until`.
+pub async fn postpone(
+    tx: &mut Tx,
+    sale: &SaleId,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    const SQL: &str = "UPDATE commission SET due_at_us = $3 WHERE sale_id = $1 AND due_at_us <= $2";
+    tx.q(SQL).bind(sale.as_str()).bind(now.as_micros()).bind(until.as_micros()).exec().await?;
     Ok(())
 }
 
@@ -305,7 +310,9 @@ async fn save_commissions(tx: &mut Tx, posted: &[PostedOf<'_>], now: Timestamp) 
             CAST(value->>'claimed' AS BOOLEAN), CAST(value->>'revision' AS BIGINT),
             CAST(value->>'paid_at' AS BIGINT), CAST(value->>'due_at' AS BIGINT), $2
         FROM json_each($1) WHERE TRUE
-        ON CONFLICT (id) DO UPDATE SET base_minor = excluded.base_minor, amount_minor = excluded.amount_minor,
+        ON CONFLICT (id) DO UPDATE SET currency = excluded.currency, terms = excluded.terms,
+            terms_version = excluded.terms_version, paid_at_us = excluded.paid_at_us,
+            base_minor = excluded.base_minor, amount_minor = excluded.amount_minor,
             earned_minor = excluded.earned_minor, clawed_minor = excluded.clawed_minor,
             held_minor = excluded.held_minor, released_minor = excluded.released_minor,
             state = excluded.state, reason = excluded.reason, revision = excluded.revision,

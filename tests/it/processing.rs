@@ -1,7 +1,7 @@
 //! The processor under trouble: events that cannot be processed, rows that were tampered with, nodes
 //! that work on the same sales at the same moment.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use remit::{
     app::process::{self, Worked},
@@ -9,7 +9,7 @@ use remit::{
     store::{Db, DbOptions, inbox},
 };
 use serde_json::{Value, json};
-use tokio::{sync::Barrier, task::JoinSet};
+use tokio::{sync::Barrier, task::JoinSet, time::timeout};
 
 use super::support::{
     TestDb, books,
@@ -410,13 +410,12 @@ on_each_engine! {
 async fn until_blocked(db: &Db, count: i64) {
     const BLOCKED: &str = "SELECT COUNT(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    loop {
-        let blocked: Option<i64> = db.read().await.unwrap().q(BLOCKED).scalar().await.unwrap();
-        if blocked == Some(count) {
-            return;
+    let all_blocked = async {
+        while db.read().await.unwrap().q(BLOCKED).scalar().await.unwrap() != Some(count) {
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
+    };
+    timeout(Duration::from_secs(20), all_blocked).await.expect("they wait for a lock");
 }
 
 fn step_of(node: &Arc<Node>) -> impl Future<Output = Worked> + 'static + use<> {
@@ -439,7 +438,9 @@ async fn a_code_told_while_its_sale_is_merged_reaches_the_survivor() {
     let mut holding = db.db.begin().await.unwrap();
     holding.q(HOLD).scalar::<String>().await.unwrap();
     shop.tell(&[invoice_payment("x", "x", "x")]).await;
-    nodes.iter().for_each(|node| node.clock.set(shop.node.app.now()));
+    for node in &nodes {
+        node.clock.set(shop.node.app.now());
+    }
     let merge = tokio::spawn(step_of(&nodes[0]));
     until_blocked(&db.db, 1).await;
     shop.tell(&[customer("cus_x", "ada")]).await;
@@ -483,7 +484,7 @@ async fn a_busy_database_file_costs_no_attempt() {
     let db = TestDb::sqlite().await;
     let shop = Shop::open(&db.db, 512).await;
     shop.tell(&[referred("x", 1_000)]).await;
-    let impatient = DbOptions { busy_timeout: std::time::Duration::from_millis(1), ..DbOptions::default() };
+    let impatient = DbOptions { busy_timeout: Duration::from_millis(1), ..DbOptions::default() };
     let node = Node::new(db.another_node(&impatient).await, 512);
 
     let writing = db.db.begin().await.unwrap();

@@ -22,7 +22,7 @@ use super::{
 
 /// How the events of a phase are delivered and processed.
 #[derive(Clone, Copy)]
-struct Way {
+pub(super) struct Way {
     order: Order,
     /// Events in one batch at most.
     batch: usize,
@@ -41,7 +41,8 @@ enum Order {
     Shuffled(u64),
 }
 
-const PLAIN: Way = Way { order: Order::AsTold, batch: 512, repeat: false, eager: false, two_nodes: false };
+pub(super) const PLAIN: Way =
+    Way { order: Order::AsTold, batch: 512, repeat: false, eager: false, two_nodes: false };
 
 on_each_engine! {
     async fn stories_hold_in_the_order_they_are_told(db: TestDb) {
@@ -77,7 +78,7 @@ on_each_engine! {
     }
 }
 
-async fn run_all(db: &TestDb, way: Way) {
+pub(super) async fn run_all(db: &TestDb, way: Way) {
     let mut wrong = Vec::new();
     let nodes = Nodes {
         first: Node::new(db.db.clone(), way.batch),

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod books;
+pub mod event_store;
 pub mod node;
 pub mod pg;
 pub mod program;
