@@ -4,6 +4,9 @@
 //! `client_reference_id`, then coupon), the subscription's, the customer's. A code that attributes
 //! nothing lets the next one speak.
 
+#[cfg(test)]
+mod tests;
+
 use super::{
     commission::{Decision, DecisionKind},
     fact::{Hint, HintSource},

@@ -725,7 +725,7 @@ fn oddity_finding(sale: &Sale, oddity: super::sale::Oddity) -> Finding {
             "more was refunded than paid; the clawback is capped at the commission, check it with the provider"
         }
         Oddity::CurrencyMismatch => {
-            "a refund or dispute is in another currency than the sale and was not counted; check it with the provider"
+            "a payment, refund or dispute is in another currency than the sale and was not counted; check it with the provider"
         }
     };
     Finding { kind: oddity.as_str(), object: sale.id.to_string(), detail: detail.to_owned() }

@@ -4,6 +4,9 @@
 //! its answer with what was posted before and returns the difference as entries; most often there is
 //! none, which is why duplicates, replays and reorderings change nothing.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{

@@ -1,5 +1,8 @@
 //! Programs, enrollments and codes as the fold reads them: effective-dated, as of `paid_at`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
