@@ -94,6 +94,7 @@ pub fn attribute(
     let decided = decisions
         .iter()
         .filter(|decision| decision.kind == DecisionKind::Attribute)
+        .filter(|decision| directory.owns(owner, &decision.enrollment_id))
         .max_by_key(|decision| (decision.at, &decision.id));
     if let Some(decision) = decided {
         found.to = Some((decision.enrollment_id.clone(), Basis::Decision(decision.id.clone())));

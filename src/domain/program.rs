@@ -197,6 +197,13 @@ impl Directory {
         Ok(enrollment)
     }
 
+    /// Whether the enrollment is in a program of `owner`: only those can be attributed by the owner's
+    /// projects (`rulings.md` 11).
+    #[must_use]
+    pub fn owns(&self, owner: &OrganizationId, enrollment: &EnrollmentId) -> bool {
+        self.membership(enrollment).is_some_and(|(_, program)| program.organization_id == *owner)
+    }
+
     /// An enrollment with its program.
     #[must_use]
     pub fn membership(&self, id: &EnrollmentId) -> Option<(&Enrollment, &Program)> {
