@@ -2,7 +2,9 @@
 //! balances that the reference model computes from its truth.
 //!
 //! `cargo test` tells a few hundred stories. `REMIT_CASES=100000 cargo test --release --lib book` tells
-//! a hundred thousand.
+//! a hundred thousand. What single rules mean is shown in [`examples`].
+
+mod examples;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +19,7 @@ use crate::domain::{
     ids::{CommissionId, EntryId},
     ledger::{Account, Entry, Side},
     money::Currency,
+    terms::Terms,
 };
 
 /// As configured by default (`rulings.md` 5).
@@ -86,10 +89,10 @@ struct PostedSoFar {
 }
 
 impl Shop {
-    fn new(story: &Story, opening: Opening, seed: u64) -> Self {
+    fn new(terms: &[[Terms; 2]], opening: Opening, seed: u64) -> Self {
         Self {
             book: Book::default(),
-            directory: directory(&story.truth.terms),
+            directory: directory(terms),
             opening,
             ids: Shuffler(seed),
             now: TURN,
@@ -236,7 +239,7 @@ fn check_commission(commission: &Commission, so_far: &PostedSoFar) {
 
 /// Tells the steps in one order and returns the end.
 fn tell(story: &Story, order: &[&Step], opening: Opening, seed: u64) -> Balances {
-    let mut shop = Shop::new(story, opening, seed);
+    let mut shop = Shop::new(&story.truth.terms, opening, seed);
     let mut chance = Shuffler(seed ^ 0xff);
     for step in order {
         shop.step(step);

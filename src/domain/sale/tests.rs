@@ -153,7 +153,9 @@ fn a_refund_that_failed_later_takes_nothing_though_the_total_counted_it() {
     for told in [[&void, &active], [&active, &void]] {
         let sale = charged(|facts| {
             facts.merge_refund_total(&charge("ch"), 1_000, usd());
-            told.iter().for_each(|refund| facts.merge_refund(refund));
+            for refund in &told {
+                facts.merge_refund(refund);
+            }
         });
         assert_eq!((sale.refunded, sale.status()), (0, SaleStatus::Complete));
     }
@@ -322,10 +324,18 @@ fn merging_does_not_depend_on_order_even_where_tellers_contradict() {
     let refunds = [refund(&charge("ch_1"), "re", 100, RefundStatus::Active), dear];
     let mut forward = SaleFacts::default();
     let mut backward = SaleFacts::default();
-    reversals.iter().for_each(|told| forward.merge_chargeback_reversal(told));
-    refunds.iter().for_each(|told| forward.merge_refund(told));
-    reversals.iter().rev().for_each(|told| backward.merge_chargeback_reversal(told));
-    refunds.iter().rev().for_each(|told| backward.merge_refund(told));
+    for told in &reversals {
+        forward.merge_chargeback_reversal(told);
+    }
+    for told in &refunds {
+        forward.merge_refund(told);
+    }
+    for told in reversals.iter().rev() {
+        backward.merge_chargeback_reversal(told);
+    }
+    for told in refunds.iter().rev() {
+        backward.merge_refund(told);
+    }
     assert_eq!(forward, backward);
 }
 
