@@ -410,11 +410,19 @@ type Blow = fn(&mut Case);
 
 #[test]
 fn what_a_payout_claimed_carries_forward_and_is_never_moved_back() {
-    let blows: [(&str, Blow, i64); 5] = [
+    let blows: [(&str, Blow, i64); 6] = [
         ("full refund", |case| case.refund("re", 10_000, RefundStatus::Active), 0),
         ("partial refund", |case| case.refund("re", 2_500, RefundStatus::Active), 750),
         ("open dispute", |case| case.dispute(DisputePhase::Open, (0, 0)), 1_000),
         ("reattribution", |case| case.voided = Some(Voided::Reattributed), 0),
+        (
+            "full refund of what was already clawed back",
+            |case| {
+                case.refund("re", 10_000, RefundStatus::Active);
+                case.decide(DecisionKind::Clawback, Some(ClawbackReason::Fraud), Some(400));
+            },
+            0,
+        ),
         ("clawback", |case| case.decide(DecisionKind::Clawback, None, Some(400)), 600),
     ];
     for state in [CommissionState::InPayout, CommissionState::Paid] {
