@@ -4,6 +4,9 @@
 //! `client_reference_id`, then coupon), the subscription's, the customer's. A code that attributes
 //! nothing lets the next one speak.
 
+#[cfg(test)]
+mod tests;
+
 use super::{
     commission::{Decision, DecisionKind},
     fact::{Hint, HintSource},
@@ -91,6 +94,7 @@ pub fn attribute(
     let decided = decisions
         .iter()
         .filter(|decision| decision.kind == DecisionKind::Attribute)
+        .filter(|decision| directory.owns(owner, &decision.enrollment_id))
         .max_by_key(|decision| (decision.at, &decision.id));
     if let Some(decision) = decided {
         found.to = Some((decision.enrollment_id.clone(), Basis::Decision(decision.id.clone())));

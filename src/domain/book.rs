@@ -470,7 +470,8 @@ impl Book {
         let decisions = std::mem::take(&mut loser.decisions);
         let mut inherited = std::mem::take(&mut loser.inherited_flags);
         for commission in &loser.commissions {
-            inherited.entry(commission.enrollment_id.clone()).or_default().extend(commission.flags.clone());
+            let flags = inherited.entry(commission.enrollment_id.clone()).or_default();
+            Flag::inherit(flags, &commission.flags);
         }
         loser.merged_into = Some(survivor_id.clone());
         let causes = loser.causes.clone();
@@ -488,7 +489,7 @@ impl Book {
             survivor.received_at = survivor.received_at.max(received_at);
             survivor.causes.extend(causes);
             for (enrollment, flags) in inherited {
-                survivor.inherited_flags.entry(enrollment).or_default().extend(flags);
+                Flag::inherit(survivor.inherited_flags.entry(enrollment).or_default(), &flags);
             }
         }
         survivor_id
@@ -573,9 +574,7 @@ impl Book {
         for mut commission in commissions {
             let before = sale.commissions.iter().find(|known| known.id == commission.id);
             if let Some(flags) = sale.inherited_flags.get(&commission.enrollment_id) {
-                for (stop, flag) in flags {
-                    commission.flags.entry(stop.clone()).or_insert_with(|| flag.clone());
-                }
+                Flag::inherit(&mut commission.flags, flags);
             }
             let is_owed = sale.merged_into.is_none() && owed_to.as_ref() == Some(&commission.enrollment_id);
             let voided = if sale.merged_into.is_some() {
@@ -725,7 +724,7 @@ fn oddity_finding(sale: &Sale, oddity: super::sale::Oddity) -> Finding {
             "more was refunded than paid; the clawback is capped at the commission, check it with the provider"
         }
         Oddity::CurrencyMismatch => {
-            "a refund or dispute is in another currency than the sale and was not counted; check it with the provider"
+            "a payment, refund or dispute is in another currency than the sale and was not counted; check it with the provider"
         }
     };
     Finding { kind: oddity.as_str(), object: sale.id.to_string(), detail: detail.to_owned() }

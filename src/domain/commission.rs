@@ -4,6 +4,9 @@
 //! its answer with what was posted before and returns the difference as entries; most often there is
 //! none, which is why duplicates, replays and reorderings change nothing.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
@@ -91,6 +94,26 @@ pub struct Flag {
     pub raised_at: Timestamp,
     /// When it was cleared, by whom: a decision id, or `resolved` when the cause went away.
     pub cleared: Option<(Timestamp, String)>,
+}
+
+/// How a flag is cleared when its cause went away.
+const RESOLVED: &str = "resolved";
+
+impl Flag {
+    fn is_cleared_by_person(&self) -> bool {
+        self.cleared.as_ref().is_some_and(|(_, by)| by != RESOLVED)
+    }
+
+    /// Takes the flags of a commission whose sale was merged into this one's. The same cause may stand
+    /// on both; what a person cleared on either stays cleared (`rulings.md` 10).
+    pub fn inherit(flags: &mut BTreeMap<Stop, Self>, others: &BTreeMap<Stop, Self>) {
+        for (stop, other) in others {
+            let known = flags.entry(stop.clone()).or_insert_with(|| other.clone());
+            if other.is_cleared_by_person() && !known.is_cleared_by_person() {
+                *known = other.clone();
+            }
+        }
+    }
 }
 
 /// What one enrollment earns from one sale, as stored.
@@ -441,7 +464,7 @@ fn flags(input: &Input<'_>, sale: &Summary) -> BTreeMap<Stop, Flag> {
             continue;
         }
         if !stops.contains(stop) && stop.kind != StopKind::Cancellation {
-            flag.cleared = Some((input.now, "resolved".to_owned()));
+            flag.cleared = Some((input.now, RESOLVED.to_owned()));
         }
     }
     flags

@@ -4,6 +4,9 @@
 //! liability, so those accounts grow on the credit side; a program's expense grows on the debit side.
 //! Entries are never changed; a correction is a new entry.
 
+#[cfg(test)]
+mod tests;
+
 use sha2::{Digest, Sha256};
 
 use super::{

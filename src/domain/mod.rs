@@ -17,4 +17,6 @@ pub mod program;
 pub mod retry;
 pub mod sale;
 pub mod terms;
+#[cfg(test)]
+mod testing;
 pub mod time;

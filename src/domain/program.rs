@@ -1,5 +1,8 @@
 //! Programs, enrollments and codes as the fold reads them: effective-dated, as of `paid_at`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
@@ -192,6 +195,13 @@ impl Directory {
             return Err(NoAttribution::ProgramNotActive);
         }
         Ok(enrollment)
+    }
+
+    /// Whether the enrollment is in a program of `owner`: only those can be attributed by the owner's
+    /// projects (`rulings.md` 11).
+    #[must_use]
+    pub fn owns(&self, owner: &OrganizationId, enrollment: &EnrollmentId) -> bool {
+        self.membership(enrollment).is_some_and(|(_, program)| program.organization_id == *owner)
     }
 
     /// An enrollment with its program.

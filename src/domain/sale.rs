@@ -4,6 +4,9 @@
 //! order and the number of deliveries cannot change [`SaleFacts`]. What the facts mean is computed
 //! from scratch by [`SaleFacts::summary`] and never stored as truth.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
@@ -59,7 +62,7 @@ pub struct SaleFacts {
 pub enum Oddity {
     /// More was refunded than paid; the sale's amount is the cap.
     RefundExceedsSale,
-    /// A refund or dispute is in another currency than the sale; it is not counted.
+    /// A payment, refund or dispute is in another currency than the sale; it is not counted.
     CurrencyMismatch,
 }
 
@@ -291,6 +294,8 @@ impl SaleFacts {
         let known =
             self.chargeback_reversals.entry(reversal.reverse_id.clone()).or_insert_with(|| reversal.clone());
         known.amount = known.amount.max(reversal.amount);
+        known.currency = known.currency.min(reversal.currency);
+        known.sale = known.sale.clone().max(reversal.sale.clone());
     }
 
     /// Merges a fact about this sale's money. Facts about anything else change nothing and return
@@ -353,18 +358,19 @@ impl SaleFacts {
         let told = self.tellers();
         let Some(&(_, first)) = told.first() else { return Ok(None) };
         let level = told.first().map(|(object, _)| precedence(object.kind));
-        let deciding: Vec<&Payment> = told
-            .iter()
-            .filter(|(object, payment)| {
-                Some(precedence(object.kind)) == level && payment.currency == first.currency
-            })
-            .map(|&(_, payment)| payment)
-            .collect();
         let currency = first.currency;
+        let (deciding, foreign): (Vec<&Payment>, Vec<&Payment>) = told
+            .iter()
+            .filter(|(object, _)| Some(precedence(object.kind)) == level)
+            .map(|&(_, payment)| payment)
+            .partition(|payment| payment.currency == currency);
         let amount = money::sum(deciding.iter().map(|payment| payment.amount))?;
         let paid_at = deciding.iter().map(|payment| payment.at).min().unwrap_or(first.at);
 
         let mut oddities = BTreeSet::new();
+        if !foreign.is_empty() {
+            oddities.insert(Oddity::CurrencyMismatch);
+        }
         let refunded = self.refunded(currency, &mut oddities)?;
         let disputed = self.disputed(currency, &mut oddities)?;
         let taken = money::add(refunded, disputed)?;

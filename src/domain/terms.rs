@@ -1,5 +1,8 @@
 //! What a program pays: the versioned commission document and the conditions around it.
 
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 
 use super::{

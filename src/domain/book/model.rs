@@ -93,11 +93,12 @@ pub enum About {
 }
 
 /// A code that was told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Told {
     pub about: About,
     pub source: HintSource,
-    pub code: &'static str,
+    /// As written; codes are compared without regard to case.
+    pub code: String,
     pub at: Timestamp,
 }
 
@@ -166,7 +167,7 @@ impl Truth {
         let paid = &self.payments[payment];
         let about = |what: About| {
             let mut told: Vec<&Told> = self.told.iter().filter(|told| told.about == what).collect();
-            told.sort_by_key(|told| (told.at, told.source, told.code));
+            told.sort_by_key(|told| (told.at, told.source, told.code.clone()));
             told
         };
         let mut own = about(About::Payment(payment));
@@ -175,7 +176,10 @@ impl Truth {
             if paid.has_subscription { about(About::Subscription(paid.provider)) } else { Vec::new() };
         let mut customer = if paid.has_customer { about(About::Customer(paid.provider)) } else { Vec::new() };
         customer.retain(|told| told.at.as_secs() - paid.at.as_secs() <= 3_600);
-        own.into_iter().chain(subscription).chain(customer).find_map(|told| earner_of(told.code, paid.at))
+        own.into_iter()
+            .chain(subscription)
+            .chain(customer)
+            .find_map(|told| earner_of(&told.code.to_lowercase(), paid.at))
     }
 
     /// Whether something still stops the money of the payment at the end.

@@ -595,6 +595,7 @@ impl Telling {
                 About::Customer(paid.provider),
                 About::Subscription(paid.provider),
             ]);
+            let code = dice.pick(&CODES);
             let told = Told {
                 about,
                 source: dice.pick(&[
@@ -603,7 +604,7 @@ impl Telling {
                     HintSource::ClientReference,
                     HintSource::Coupon,
                 ]),
-                code: dice.pick(&CODES),
+                code: if dice.once_in(5) { code.to_uppercase() } else { code.to_owned() },
                 at: paid.at.plus_secs(dice.pick(&[0, 1, 3_600, 3_601, -60, 90_000])),
             };
             let subject = match about {
@@ -614,8 +615,7 @@ impl Telling {
                 About::Customer(_) => Subject::Customer("customer".to_owned()),
                 About::Subscription(_) => Subject::Subscription("subscription".to_owned()),
             };
-            let code = if dice.once_in(5) { told.code.to_uppercase() } else { told.code.to_owned() };
-            let hint = Hint { source: told.source, code, at: told.at };
+            let hint = Hint { source: told.source, code: told.code.clone(), at: told.at };
             let fact = Fact::SaleAttributed { subject, hint };
             let alone = dice.once_in(2);
             let host = dice.pick(&self.events[&payment]);
