@@ -1,7 +1,7 @@
 //! The command line: what can be typed. What a command does is in the file of its name.
 //!
-//! Data goes to standard output through [`output`], everything else to standard error. Exit codes are in
-//! [`run`]. No rule of the product lives here.
+//! Data goes to standard output through `output.rs`, everything else to standard error. Exit codes are in
+//! `run.rs`. No rule of the product lives here.
 
 mod context;
 mod demo;
