@@ -42,13 +42,15 @@ pub struct Worked {
     pub finished: usize,
     /// Events that failed and wait or are parked.
     pub failed: usize,
+    /// Batches that other transactions kept out; their events still wait and are due.
+    pub postponed: usize,
 }
 
 impl Worked {
     /// Whether there was nothing to do.
     #[must_use]
     pub fn is_idle(self) -> bool {
-        self.finished == 0 && self.failed == 0
+        self.finished == 0 && self.failed == 0 && self.postponed == 0
     }
 }
 
@@ -125,6 +127,7 @@ async fn work_through(app: &App, claim: Claim) -> Result<Worked, StoreError> {
             Ok(finished) => worked.finished += finished,
             Err(Failure::Conflict) => {
                 debug!("other transactions were in the way of a batch; it waits its turn");
+                worked.postponed += 1;
             }
             Err(Failure::Unavailable(error) | Failure::KeyTaken(error)) => return Err(error),
             Err(Failure::Deterministic(reason)) => match claimed.as_slice() {

@@ -64,7 +64,7 @@ on_each_engine! {
 
         let worked = process::step(&shop.node.app).await.unwrap();
 
-        assert_eq!(worked, Worked { finished: 40, failed: 1 });
+        assert_eq!(worked, Worked { finished: 40, failed: 1, postponed: 0 });
         assert_eq!((shop.count("applied").await, shop.count("received").await), (41, 1));
         for number in 0..40 {
             shop.assert_standing(&format!("pi_{number}"), "held", [200, 0, 200, 0]).await;
@@ -89,7 +89,7 @@ on_each_engine! {
             }
             shop.node.clock.set(due);
             let worked = process::step(&shop.node.app).await.unwrap();
-            assert_eq!(worked, Worked { finished: 0, failed: 1 }, "attempt {attempt}");
+            assert_eq!(worked, Worked { finished: 0, failed: 1, postponed: 0 }, "attempt {attempt}");
             due = due.plus_micros(retry::delay(attempt, &id));
             let (state, reason, attempts, next) = shop.event("evt_charge_big2").await;
             assert_eq!((state.as_str(), attempts, next), ("received", i64::from(attempt), due.as_micros()));
@@ -127,7 +127,7 @@ on_each_engine! {
         shop.tell_and_process(&[referred("first", i64::MAX - 10)]).await;
         shop.tell(&[referred("a", 3), referred("second", i64::MAX - 10), referred("b", 4)]).await;
         let worked = process::step(&shop.node.app).await.unwrap();
-        assert_eq!(worked, Worked { finished: 2, failed: 1 });
+        assert_eq!(worked, Worked { finished: 2, failed: 1, postponed: 0 });
         assert_eq!(shop.event("evt_intent_second").await.0, "received");
         for (sale, amount) in [("pi_a", 3), ("pi_b", 4)] {
             shop.assert_standing(sale, "held", [amount, 0, amount, 0]).await;
@@ -142,7 +142,7 @@ on_each_engine! {
 
         let worked = process::step(&shop.node.app).await.unwrap();
 
-        assert_eq!(worked, Worked { finished: 3, failed: 0 });
+        assert_eq!(worked, Worked { finished: 3, failed: 0, postponed: 0 });
         let (state, reason, ..) = shop.event("evt_intent_bad").await;
         assert_eq!(state, "parked");
         let reason = reason.unwrap();
@@ -201,7 +201,7 @@ on_each_engine! {
 
         let worked = process::step(&shop.node.app).await.unwrap();
 
-        assert_eq!(worked, Worked { finished: 2, failed: 1 });
+        assert_eq!(worked, Worked { finished: 2, failed: 1, postponed: 0 });
         for sale in ["pi_a", "pi_b"] {
             shop.assert_standing(sale, "held", [200, 0, 200, 0]).await;
         }
@@ -472,7 +472,7 @@ async fn a_conflict_between_nodes_costs_no_attempt() {
     until_blocked(&db.db, 1).await;
     other.commit().await.unwrap();
 
-    assert_eq!(step.await.unwrap(), Worked { finished: 1, failed: 0 });
+    assert_eq!(step.await.unwrap(), Worked { finished: 1, failed: 0, postponed: 0 });
     let (state, _, attempts, _) = shop.event("evt_intent_x").await;
     assert_eq!((state.as_str(), attempts), ("applied", 0));
     assert_eq!(shop.sale("pi_x").await.unwrap().as_str(), "sale_other");
@@ -488,10 +488,10 @@ async fn a_busy_database_file_costs_no_attempt() {
     let node = Node::new(db.another_node(&impatient).await, 512);
 
     let writing = db.db.begin().await.unwrap();
-    assert!(process::step(&node.app).await.unwrap().is_idle());
+    assert_eq!(process::step(&node.app).await.unwrap(), Worked { finished: 0, failed: 0, postponed: 1 });
     writing.rollback().await.unwrap();
 
     let (state, reason, attempts, _) = shop.event("evt_intent_x").await;
     assert_eq!((state.as_str(), reason, attempts), ("received", None, 0));
-    assert_eq!(process::step(&node.app).await.unwrap(), Worked { finished: 1, failed: 0 });
+    assert_eq!(process::step(&node.app).await.unwrap(), Worked { finished: 1, failed: 0, postponed: 0 });
 }
