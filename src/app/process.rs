@@ -464,7 +464,7 @@ fn plan_sales(
                 .iter()
                 .filter(|(_, other)| *other == group)
                 .map(|(key, _)| &key.scope)
-                .max_by_key(|scope| scope.realm.as_str() != "external")
+                .max_by_key(|scope| !scope.realm.is_external())
                 .unwrap_or(&key.scope);
             opened.push((id.clone(), scope.clone()));
             id

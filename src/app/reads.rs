@@ -291,6 +291,7 @@ async fn hints(conn: &mut Conn, sale: &Sale) -> Result<Vec<HintView>, StoreError
         book.hints_for(subject).into_iter().map(move |hint| HintView {
             subject: of.clone(),
             source: match hint.source {
+                HintSource::Reported => "reported".to_owned(),
                 HintSource::Metadata(index) => format!("metadata key {}", index.saturating_add(1)),
                 HintSource::ClientReference => "client_reference_id".to_owned(),
                 HintSource::Coupon => "coupon".to_owned(),

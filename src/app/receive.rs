@@ -97,6 +97,9 @@ pub struct ProviderEdge {
     pub inbound: &'static dyn Inbound,
     /// Largest age, and lead, of a signature in seconds.
     pub tolerance_s: i64,
+    /// The mode of this node. An endpoint of the other mode may exist, but its events are never booked:
+    /// one ledger holds one kind of money.
+    pub livemode: bool,
     /// The endpoint of `POST /webhooks/{name}`; none without configured secrets.
     pub default_endpoint: Option<Arc<Endpoint>>,
 }
@@ -120,7 +123,13 @@ impl ProviderEdge {
                         "POST /webhooks/{name} answers 404 until REMIT_{section}__WEBHOOK_SECRETS is set"
                     );
                 }
-                Some(Self { name, inbound: inbound(name)?, tolerance_s, default_endpoint })
+                Some(Self {
+                    name,
+                    inbound: inbound(name)?,
+                    tolerance_s,
+                    livemode: config.livemode,
+                    default_endpoint,
+                })
             })
             .collect()
     }
@@ -257,7 +266,11 @@ impl<S: EventStore> Receiver<S> {
             self.log_refusal(&error, "a signed webhook was refused because of its body");
             ReceiveError::InvalidBody
         })?;
-        let event = new_event(endpoint, head, body, EventSource::Webhook, now)?;
+        let mut event = new_event(endpoint, head, body, EventSource::Webhook, now)?;
+        if event.livemode != provider.livemode {
+            event.state = InboxState::Ignored;
+            event.reason = Some("wrong_mode");
+        }
         let ignored = event.state == InboxState::Ignored;
         let inserted = self.committer.commit(event).await?;
         if inserted == Inserted::DuplicateOtherBody {
@@ -556,7 +569,7 @@ pub(crate) mod fake {
                 mode: Mutex::new(Mode::Commit),
                 batches: Mutex::default(),
                 events: Mutex::default(),
-                endpoints: vec![Arc::new(endpoint("ep_made", false))],
+                endpoints: vec![Arc::new(endpoint("ep_made", false)), Arc::new(endpoint("ep_live", true))],
             })
         }
 
@@ -704,6 +717,7 @@ pub(crate) mod fake {
             name,
             inbound: &FakeInbound,
             tolerance_s: 300,
+            livemode: false,
             default_endpoint,
         };
         let default = Arc::new(endpoint("ep_default_fake", false));
@@ -951,6 +965,16 @@ mod tests {
                 if reason.is_some() { InboxState::Ignored } else { InboxState::Received }
             );
         }
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_of_the_other_mode_books_nothing() {
+        let store = FakeStore::open();
+        let receiver = receiver(&store, LIMITS, &TaskTracker::new());
+        let target = receiver.route("fake", Some("ep_live")).await.unwrap();
+        let body = b"evt_1 charge.succeeded live".to_vec();
+        assert!(receiver.accept(&target, &[b"old"], body).await.unwrap().ignored);
+        assert_eq!(store.stored()[0].reason, Some("wrong_mode"));
     }
 
     #[tokio::test]

@@ -75,8 +75,7 @@ impl Report {
             billing_reason: None,
             buyer_email: None,
         });
-        // An explicit code wins over whatever a provider's metadata says.
-        let hint = Hint { source: HintSource::Metadata(0), code: self.code.clone(), at: self.occurred_at };
+        let hint = Hint { source: HintSource::Reported, code: self.code.clone(), at: self.occurred_at };
         vec![paid, Fact::SaleAttributed { subject: Subject::Sale(sale), hint }]
     }
 }

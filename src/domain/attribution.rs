@@ -35,6 +35,7 @@ impl Basis {
         match self {
             Self::Decision(_) => "manual",
             Self::SaleCode(hint) => match hint.source {
+                HintSource::Reported => "reported",
                 HintSource::Metadata(_) => "metadata",
                 HintSource::ClientReference => "client_reference",
                 HintSource::Coupon => "coupon",
@@ -123,8 +124,7 @@ pub fn attribute(
             Err(why) => {
                 // A client reference is often the owner's own customer id, and a coupon often just a
                 // discount; only a configured metadata key says "this is a referral code".
-                let is_explicit =
-                    matches!(&basis, Basis::SaleCode(hint) if matches!(hint.source, HintSource::Metadata(_)));
+                let is_explicit = matches!(&basis, Basis::SaleCode(hint) if matches!(hint.source, HintSource::Reported | HintSource::Metadata(_)));
                 if is_explicit {
                     found.refused.push((code, why));
                 }

@@ -43,6 +43,18 @@ impl Realm {
         }
     }
 
+    /// Where the owner's own ids live: one realm for all providers of a mode.
+    #[must_use]
+    pub fn external(&self) -> Self {
+        Self(format!("external/{}", self.0.split('/').nth(1).unwrap_or("test")))
+    }
+
+    /// Whether the ids in it are the owner's own.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        self.0.starts_with("external/")
+    }
+
     /// As stored.
     #[must_use]
     pub fn from_stored(text: String) -> Self {
@@ -68,8 +80,8 @@ pub struct Scope {
 /// The key of an alias (`rulings.md` 4).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AliasKey {
-    /// Project and realm. The owner's own ids live in one realm per project, so that a report and a
-    /// webhook about one order meet.
+    /// Project and realm. The owner's own ids live in one realm per project and mode, so that a report
+    /// and a webhook about one order meet, and a test never meets a live one.
     pub scope: Scope,
     /// The object.
     pub object: ObjectRef,
@@ -80,7 +92,7 @@ impl AliasKey {
     #[must_use]
     pub fn new(scope: &Scope, object: &ObjectRef) -> Self {
         let realm = match object.kind {
-            ObjectKind::External => Realm(String::from("external")),
+            ObjectKind::External => scope.realm.external(),
             ObjectKind::Intent
             | ObjectKind::Charge
             | ObjectKind::Invoice
@@ -160,6 +172,28 @@ impl Sale {
             causes: BTreeSet::new(),
             inherited_flags: BTreeMap::new(),
         }
+    }
+
+    /// Where the ids of an object of this sale belong. A sale can span realms: a report and a webhook,
+    /// or two providers, that name the same order.
+    #[must_use]
+    pub fn scope_of(&self, object: &ObjectRef) -> &Scope {
+        self.aliases.iter().find(|alias| alias.object == *object).map_or(&self.scope, |alias| &alias.scope)
+    }
+
+    /// The subscriptions and customers that its payments name.
+    #[must_use]
+    pub fn carriers(&self) -> BTreeSet<SubjectKey> {
+        let carriers = self.facts.payments.iter().flat_map(|(object, payment)| {
+            let scope = self.scope_of(object);
+            let customer = payment.customer.clone().map(Subject::Customer);
+            let subscription = payment.subscription.clone().map(Subject::Subscription);
+            customer
+                .into_iter()
+                .chain(subscription)
+                .map(move |subject| SubjectKey { scope: scope.clone(), subject })
+        });
+        carriers.collect()
     }
 
     fn advancement(&self) -> u8 {
@@ -307,15 +341,7 @@ impl Book {
             scope: alias.scope.clone(),
             subject: Subject::Sale(alias.object.clone()),
         });
-        let carriers = sale.facts.payments.values().flat_map(|payment| {
-            let customer = payment.customer.clone().map(Subject::Customer);
-            let subscription = payment.subscription.clone().map(Subject::Subscription);
-            customer
-                .into_iter()
-                .chain(subscription)
-                .map(|subject| SubjectKey { scope: sale.scope.clone(), subject })
-        });
-        objects.chain(carriers).collect()
+        objects.chain(sale.carriers()).collect()
     }
 
     /// The codes told for the subject.
@@ -408,13 +434,14 @@ impl Book {
                 if self.is_news(&subject, hint) {
                     self.insert_hint(subject.clone(), hint.clone());
                     self.new_hints.push((subject.clone(), hint.clone()));
-                    self.touch_carried(&subject.scope, &subject.subject, cause);
+                    self.touch_carried(&subject, cause);
                 }
             }
             Fact::SubscriptionEnded { subscription, at } => {
                 self.insert_ended(scope.clone(), subscription.clone(), *at);
                 self.new_ended.push((scope.clone(), subscription.clone(), *at));
-                self.touch_carried(scope, &Subject::Subscription(subscription.clone()), cause);
+                let carrier = SubjectKey::new(scope, &Subject::Subscription(subscription.clone()));
+                self.touch_carried(&carrier, cause);
             }
             Fact::SalePaid(_)
             | Fact::SaleLinked { .. }
@@ -432,18 +459,11 @@ impl Book {
     }
 
     /// Marks the sales of a subscription or customer for folding.
-    fn touch_carried(&mut self, scope: &Scope, subject: &Subject, cause: &Cause) {
+    fn touch_carried(&mut self, carrier: &SubjectKey, cause: &Cause) {
         let carried: Vec<SaleId> = self
             .sales
             .values()
-            .filter(|sale| sale.scope == *scope)
-            .filter(|sale| {
-                sale.facts.payments.values().any(|payment| match subject {
-                    Subject::Sale(_) => false,
-                    Subject::Subscription(id) => payment.subscription.as_ref() == Some(id),
-                    Subject::Customer(id) => payment.customer.as_ref() == Some(id),
-                })
-            })
+            .filter(|sale| sale.carriers().contains(carrier))
             .map(|sale| sale.id.clone())
             .collect();
         for id in carried {
@@ -535,7 +555,7 @@ impl Book {
         let mut findings = Vec::new();
         let mut attribution = Attribution::default();
         if let Some(summary) = &summary {
-            let hints = self.hints_of(sale, summary);
+            let hints = self.hints_of(sale);
             attribution =
                 attribution::attribute(&sale.owner, summary.paid_at, &sale.decisions, &hints, directory);
             for oddity in &summary.oddities {
@@ -595,7 +615,7 @@ impl Book {
                 sale: summary.as_ref(),
                 voided,
                 decisions: &decisions,
-                more_stops: self.more_stops(sale, summary.as_ref(), &commission, directory),
+                more_stops: self.more_stops(sale, &commission, directory),
                 not_before: sale.received_at.plus_secs(merge_grace_s),
                 received_at: sale.received_at,
                 now,
@@ -609,33 +629,30 @@ impl Book {
         Ok(Folded { sale_id: sale.id.clone(), summary, attribution, posted, findings })
     }
 
-    fn hints_of(&self, sale: &Sale, summary: &Summary) -> Hints {
-        let told = |subject| self.hints_for(&SubjectKey { scope: sale.scope.clone(), subject });
-        let of_alias = |alias: &AliasKey| {
-            let subject = Subject::Sale(alias.object.clone());
-            self.hints_for(&SubjectKey { scope: alias.scope.clone(), subject })
-        };
-        Hints {
-            sale: sale.aliases.iter().flat_map(of_alias).collect(),
-            subscription: summary.subscription.clone().map(Subject::Subscription).map_or_else(Vec::new, told),
-            customer: summary.customer.clone().map(Subject::Customer).map_or_else(Vec::new, told),
+    fn hints_of(&self, sale: &Sale) -> Hints {
+        let mut hints = Hints::default();
+        for subject in Self::subjects_of(sale) {
+            let told = self.hints_for(&subject);
+            match subject.subject {
+                Subject::Sale(_) => hints.sale.extend(told),
+                Subject::Subscription(_) => hints.subscription.extend(told),
+                Subject::Customer(_) => hints.customer.extend(told),
+            }
         }
+        hints
     }
 
     /// Stops that need more than the facts of the sale: an ended subscription, a buyer who looks like
     /// the affiliate. Money already paid is not stopped by either.
-    fn more_stops(
-        &self,
-        sale: &Sale,
-        summary: Option<&Summary>,
-        commission: &Commission,
-        directory: &Directory,
-    ) -> BTreeSet<Stop> {
+    fn more_stops(&self, sale: &Sale, commission: &Commission, directory: &Directory) -> BTreeSet<Stop> {
         let mut stops = BTreeSet::new();
-        if let Some(subscription) = summary.and_then(|summary| summary.subscription.as_ref())
-            && self.ended.contains_key(&(sale.scope.clone(), subscription.clone()))
-        {
-            stops.insert(Stop { kind: StopKind::Cancellation, id: subscription.clone() });
+        for carrier in sale.carriers() {
+            if let Subject::Subscription(subscription) = carrier.subject {
+                let key = (carrier.scope, subscription);
+                if self.ended.contains_key(&key) {
+                    stops.insert(Stop { kind: StopKind::Cancellation, id: key.1 });
+                }
+            }
         }
         if let Some(enrollment) = directory.enrollments.get(&commission.enrollment_id)
             && !enrollment.emails.is_disjoint(&sale.facts.buyer_emails)

@@ -81,6 +81,8 @@ pub enum Subject {
 /// Where a referral code was read. Earlier variants win over later ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HintSource {
+    /// The owner's own backend reported the sale with this code: nothing is more explicit.
+    Reported,
     /// A metadata (Stripe) or custom data (Paddle) key; the number is its place in
     /// `REMIT_ATTRIBUTION__KEYS`, smaller wins.
     Metadata(u16),

@@ -410,12 +410,15 @@ fn of<'a>(sales: &'a mut BTreeMap<SaleId, Sale>, id: &str) -> Result<&'a mut Sal
     sales.get_mut(&key).ok_or_else(|| corrupt("sale", "id", id))
 }
 
-/// Position of a hint source in the order of precedence, as stored.
+/// Position of a hint source in the order of precedence, as stored; metadata keys stand between, by
+/// their index.
+const REPORTED: i64 = -1;
 const CLIENT_REFERENCE: i64 = 100_000;
 const COUPON: i64 = 100_001;
 
 fn source_rank(source: HintSource) -> i64 {
     match source {
+        HintSource::Reported => REPORTED,
         HintSource::Metadata(index) => i64::from(index),
         HintSource::ClientReference => CLIENT_REFERENCE,
         HintSource::Coupon => COUPON,
@@ -424,6 +427,7 @@ fn source_rank(source: HintSource) -> i64 {
 
 fn source_of(rank: i64, code: &str) -> Result<HintSource, StoreError> {
     match rank {
+        REPORTED => Ok(HintSource::Reported),
         CLIENT_REFERENCE => Ok(HintSource::ClientReference),
         COUPON => Ok(HintSource::Coupon),
         index => u16::try_from(index)
@@ -585,10 +589,9 @@ async fn save_payments(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), St
         .iter()
         .flat_map(|(sale, _)| {
             sale.facts.payments.iter().map(|(object, payment)| {
-                // The owner's own report lives in the project's realm of external ids.
-                let key = AliasKey::new(&sale.scope, object);
+                let scope = sale.scope_of(object);
                 json!({
-                    "p": key.scope.project_id, "r": key.scope.realm.as_str(), "k": object.kind.as_str(),
+                    "p": scope.project_id, "r": scope.realm.as_str(), "k": object.kind.as_str(),
                     "o": object.id, "s": sale.id,
                     "parent_kind": payment.parent.as_ref().map(|parent| parent.kind.as_str()),
                     "parent_id": payment.parent.as_ref().map(|parent| &parent.id),
@@ -629,8 +632,9 @@ async fn save_refunds(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), Sto
         .iter()
         .flat_map(|(sale, _)| {
             sale.facts.refunds.values().map(|refund| {
+                let scope = sale.scope_of(&refund.sale);
                 json!({
-                    "p": sale.scope.project_id, "r": sale.scope.realm.as_str(), "id": refund.refund_id,
+                    "p": scope.project_id, "r": scope.realm.as_str(), "id": refund.refund_id,
                     "s": sale.id, "k": refund.sale.kind.as_str(), "o": refund.sale.id,
                     "amount": refund.amount, "currency": refund.currency, "status": refund.status.as_str(),
                 })
@@ -642,8 +646,9 @@ async fn save_refunds(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), Sto
         .iter()
         .flat_map(|(sale, _)| {
             sale.facts.refund_totals.iter().map(|(charge, (total, currency))| {
+                let scope = sale.scope_of(charge);
                 json!({
-                    "p": sale.scope.project_id, "r": sale.scope.realm.as_str(), "s": sale.id,
+                    "p": scope.project_id, "r": scope.realm.as_str(), "s": sale.id,
                     "k": charge.kind.as_str(), "o": charge.id, "total": total, "currency": currency,
                 })
             })
@@ -675,8 +680,9 @@ async fn save_disputes(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), St
         .iter()
         .flat_map(|(sale, _)| {
             sale.facts.disputes.values().map(|dispute| {
+                let scope = sale.scope_of(&dispute.sale);
                 json!({
-                    "p": sale.scope.project_id, "r": sale.scope.realm.as_str(), "id": dispute.dispute_id,
+                    "p": scope.project_id, "r": scope.realm.as_str(), "id": dispute.dispute_id,
                     "s": sale.id, "k": dispute.sale.kind.as_str(), "o": dispute.sale.id,
                     "amount": dispute.amount, "currency": dispute.currency, "phase": dispute.phase.as_str(),
                     "withdrawn": dispute.withdrawn, "reinstated": dispute.reinstated,
@@ -689,8 +695,9 @@ async fn save_disputes(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), St
         .iter()
         .flat_map(|(sale, _)| {
             sale.facts.chargeback_reversals.values().map(|reversal| {
+                let scope = sale.scope_of(&reversal.sale);
                 json!({
-                    "p": sale.scope.project_id, "r": sale.scope.realm.as_str(), "id": reversal.reverse_id,
+                    "p": scope.project_id, "r": scope.realm.as_str(), "id": reversal.reverse_id,
                     "s": sale.id, "k": reversal.sale.kind.as_str(), "o": reversal.sale.id,
                     "amount": reversal.amount, "currency": reversal.currency,
                 })

@@ -79,7 +79,7 @@ pub async fn find_reported_conversion(
             c.currency, c.earned_minor, c.clawed_minor
         FROM sale_alias a JOIN conversion v ON v.sale_id = a.sale_id
             JOIN commission c ON c.conversion_id = v.id AND c.level = 0
-        WHERE a.project_id = $2 AND a.realm = 'external' AND a.kind = 'external' AND a.object_id = $3
+        WHERE a.project_id = $2 AND a.realm IN ('external/live', 'external/test') AND a.kind = 'external' AND a.object_id = $3
             AND v.program_id = $1
         ORDER BY c.earned_minor - c.clawed_minor DESC, v.id LIMIT 1";
     conn.q(SQL).bind(program.as_str()).bind(project).bind(external_id).one().await

@@ -93,6 +93,8 @@ struct Told {
     discount: Lenient<Discount>,
     #[serde(default)]
     discount_id: Lenient<String>,
+    #[serde(default)]
+    origin: Lenient<String>,
 }
 
 #[derive(Deserialize)]
@@ -127,7 +129,12 @@ impl Told {
         let sale = ObjectRef::new(ObjectKind::Transaction, &*self.id.0);
         let subscription = self.subscription_id.as_ref().map(|id| &*id.0);
         let customer = self.customer_id.as_ref().map(|id| &*id.0);
-        let mut facts: Vec<Fact> = external_link(&sale, &self.custom_data).into_iter().collect();
+        // Paddle copies custom data to every later transaction of the subscription, so there the id of
+        // the first order stands on renewals that are sales of their own (`rulings.md` 4).
+        // Source: developer.paddle.com/build/transactions/custom-data.
+        let is_copied = self.origin.0.as_deref().is_some_and(|origin| origin.starts_with("subscription_"));
+        let own = external_link(&sale, &self.custom_data).filter(|_| !is_copied);
+        let mut facts: Vec<Fact> = own.into_iter().collect();
         facts.extend(self.codes(event).facts(&subjects(Some(&sale), subscription, customer), event.at));
         facts
     }

@@ -67,6 +67,7 @@ pub fn webhooks(db: Db, tasks: &TaskTracker) -> Router {
         secrets: vec![SecretString::from(SECRET)],
     };
     let provider = ProviderEdge {
+        livemode: false,
         name: "stripe",
         inbound,
         tolerance_s: 300,

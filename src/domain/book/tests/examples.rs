@@ -326,3 +326,47 @@ fn every_order_is_every_order() {
     let orders: BTreeSet<Vec<u8>> = every_order(&[1, 2, 3, 4, 5, 6]).into_iter().collect();
     assert_eq!(orders.len(), 720);
 }
+
+#[test]
+fn the_end_of_a_subscription_reaches_a_sale_that_a_report_opened() {
+    let order = ObjectRef::new(ObjectKind::External, "order_1");
+    let report = Scope { project_id: stripe().project_id, realm: Realm::new("report", false, "") };
+    let ended =
+        Fact::SubscriptionEnded { subscription: "sub".to_owned(), at: crate::domain::testing::PAID_AT };
+    let steps = [
+        Step::Event { scope: report, facts: of_ann(&order, 1_000) },
+        Step::Event {
+            scope: stripe(),
+            facts: vec![with_subscription(&invoice("in"), "sub"), link(invoice("in"), order.clone())],
+        },
+        Step::Event { scope: stripe(), facts: vec![ended] },
+    ];
+    for order_of_steps in [[0, 1, 2], [1, 0, 2], [2, 1, 0], [0, 2, 1], [1, 2, 0], [2, 0, 1]] {
+        let mut shop = shop();
+        for step in order_of_steps {
+            shop.step(&steps[step]);
+            shop.fold();
+        }
+        shop.passes(MERGE_GRACE_S + 1);
+        let live: Vec<&Commission> = shop
+            .book
+            .sales()
+            .flat_map(|sale| &sale.commissions)
+            .filter(|commission| commission.earned != commission.clawed)
+            .collect();
+        let states: Vec<CommissionState> = live.iter().map(|commission| commission.state).collect();
+        assert_eq!(states, [CommissionState::Flagged], "{order_of_steps:?}");
+    }
+}
+
+#[test]
+fn a_test_and_a_live_payment_of_one_order_never_meet() {
+    let order = ObjectRef::new(ObjectKind::External, "order_1");
+    let alias = |livemode| {
+        let realm = Realm::new("stripe", livemode, "acct_1");
+        AliasKey::new(&Scope { project_id: stripe().project_id, realm }, &order)
+    };
+    assert_ne!(alias(true), alias(false));
+    let other_provider = Scope { project_id: stripe().project_id, realm: Realm::new("paddle", false, "") };
+    assert_eq!(alias(false), AliasKey::new(&other_provider, &order));
+}
