@@ -133,7 +133,8 @@ impl Engine {
     ///
     /// PostgreSQL gets its limits in the same round trip. `SET LOCAL` ends with the transaction, so this
     /// leaves nothing behind on a server connection that a transaction-mode pooler shares, and start-up
-    /// options, which such poolers refuse, are not needed. A node that hangs inside a transaction loses
+    /// options, which such poolers refuse, are not needed. Plans are made anew for each execution: a plan
+    /// cached while the tables of a fresh install were empty scans them whole when they no longer are. A node that hangs inside a transaction loses
     /// it, and its locks, after a minute.
     pub(super) fn begin_sql(self) -> &'static str {
         match self {
@@ -142,6 +143,7 @@ impl Engine {
                 "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
                  SET LOCAL statement_timeout = '30s'; \
                  SET LOCAL lock_timeout = '10s'; \
+                 SET LOCAL plan_cache_mode = force_custom_plan; \
                  SET LOCAL idle_in_transaction_session_timeout = '60s'"
             }
         }
