@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     domain::{book::FoldError, ids::SaleId, ledger::Cause},
+    failpoint::{self, Failpoint},
     store::{
         StoreError, commissions,
         findings::{self, NewFinding, Severity},
@@ -60,7 +61,9 @@ async fn release(app: &App, limit: i64) -> Result<usize, FoldAndRecordError> {
         }
     }
     fold::fold_and_record(&mut tx, &mut book, now, app.config.programs.merge_grace_s).await?;
+    failpoint::reach(Failpoint::ReleaseBeforeCommit);
     tx.commit().await?;
+    failpoint::reach(Failpoint::ReleaseAfterCommit);
     Ok(due.len())
 }
 

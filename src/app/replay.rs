@@ -24,6 +24,7 @@ use crate::{
         ids::{EndpointId, ProjectId},
         time::Timestamp,
     },
+    failpoint::{self, Failpoint},
     providers::{self, Inbound, Translation},
     store::{
         StoreError, endpoints,
@@ -468,9 +469,11 @@ impl<'a> Replay<'a> {
         let mut tx = self.app.db.begin().await?;
         let inserted = inbox::insert_batch(&mut tx, events).await?;
         if self.dry_run {
-            tx.rollback().await?
+            tx.rollback().await?;
         } else {
-            tx.commit().await?
+            failpoint::reach(Failpoint::ReplayBeforeCommit);
+            tx.commit().await?;
+            failpoint::reach(Failpoint::ReplayAfterCommit);
         }
         Ok(inserted)
     }
