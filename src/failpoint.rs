@@ -73,9 +73,10 @@ pub(crate) const fn reach(_: Failpoint) {}
 fn armed_by(text: &str) -> Option<(Failpoint, u32)> {
     let (name, passage) = text.split_once(':').unwrap_or((text, "1"));
     let armed = Failpoint::parse(name).zip(passage.parse().ok());
-    match armed {
-        Some(_) => tracing::warn!("{VARIABLE} is set: this process will die on purpose at {text}"),
-        None => tracing::error!("{VARIABLE} is set and names no failpoint"),
+    if armed.is_some() {
+        tracing::warn!("{VARIABLE} is set: this process will die on purpose at {text}");
+    } else {
+        tracing::error!("{VARIABLE} is set and names no failpoint");
     }
     armed
 }
