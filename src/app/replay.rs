@@ -155,7 +155,8 @@ pub async fn replay(
         progress();
     }
     replay.flush().await?;
-    if !request.dry_run && replay.report.new > 0 {
+    if !request.dry_run {
+        // Also when nothing is new: an earlier replay may have ended between storing and processing.
         while !process::step(app).await?.is_idle() {}
     }
     Ok(replay.report)

@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 
-use remit::failpoint::{Failpoint, VARIABLE};
+use remit::failpoint::VARIABLE;
 use serde_json::{Value, json};
 
 use super::{
@@ -12,14 +12,46 @@ use super::{
     traffic::{Rng, stories},
 };
 
-/// Every point that a replay passes, some of them later than the first time.
-const DEATHS: [&str; 8] = [
-    Failpoint::ReplayBeforeCommit.as_str(),
-    Failpoint::ReplayAfterCommit.as_str(),
-    Failpoint::ProcessAfterFold.as_str(),
-    Failpoint::ProcessBeforeCommit.as_str(),
-    Failpoint::ProcessAfterCommit.as_str(),
+/// Every point that a replay passes, and some of them again with a batch already done.
+const DEATHS: [&str; 7] = [
+    "replay.before_commit",
+    "replay.after_commit",
+    "process.after_fold",
+    "process.before_commit",
+    "process.after_commit",
     "process.before_commit:2",
     "process.after_commit:2",
-    "process.after_fold:1",
 ];
+
+on_each_engine! {
+    async fn a_replay_that_is_killed_can_be_run_again(db: TestDb) {
+        let run = Run::on(db).await;
+        let events = stories("archived", 40, &mut Rng::new(7));
+        run.tell_reference(&events).await;
+        let source = Program::on(run.reference_db().url());
+        let archive = source.run(&["events", "export"], &[]).await.stdout;
+        assert_eq!(archive.split_inclusive(|byte| *byte == b'\n').count(), events.len());
+        let archive = run.program.write("archive.ndjson", &archive);
+
+        for death in DEATHS {
+            let output = run.program.run(&["replay", &archive], &[(VARIABLE, death)]).await;
+            assert_eq!(output.status.signal(), Some(6), "{death}: {output:?}");
+        }
+        let stored = json!(events.len());
+        assert_eq!(replay(&run, &archive).await["duplicate"], stored);
+        let waiting = run.program.data(&["events", "list", "--state", "received"]).await;
+        assert_eq!(waiting, json!([]), "a replay alone processes what it finds stored");
+        let posted = books::entries(&mut run.db().db.read().await.unwrap()).await;
+        let again = json!({ "new": 0, "duplicate": stored, "ignored": 0, "failed": 0, "errors": [] });
+        assert_eq!(replay(&run, &archive).await, again);
+        assert_eq!(books::entries(&mut run.db().db.read().await.unwrap()).await, posted);
+
+        // Releasing is the business of a node.
+        let node = run.program.serve().await;
+        run.check(&node, 0).await;
+    }
+}
+
+async fn replay(run: &Run, archive: &str) -> Value {
+    run.program.data(&["replay", archive]).await
+}

@@ -28,7 +28,7 @@ pub struct Run {
     pub reference: Shop,
     endpoint: String,
     db: TestDb,
-    _reference_db: TestDb,
+    reference_db: TestDb,
 }
 
 impl Run {
@@ -46,14 +46,7 @@ impl Run {
         let create = ["endpoints", "create", "--provider", "stripe", "--project", &project];
         let made = program.data(&[&create[..], &["--secrets-file", &secrets]].concat()).await;
         let endpoint = made["id"].as_str().unwrap().to_owned();
-        Self {
-            provider: Provider::of_endpoint(&endpoint),
-            program,
-            reference,
-            endpoint,
-            db,
-            _reference_db: reference_db,
-        }
+        Self { provider: Provider::of_endpoint(&endpoint), program, reference, endpoint, db, reference_db }
     }
 
     /// The endpoint of the shop.
@@ -64,6 +57,11 @@ impl Run {
     /// The database under test.
     pub fn db(&self) -> &TestDb {
         &self.db
+    }
+
+    /// The database of the reference.
+    pub fn reference_db(&self) -> &TestDb {
+        &self.reference_db
     }
 
     /// Tells the reference of events: in this order, each processed before the next comes.
