@@ -1,6 +1,6 @@
 //! Death at any moment, again and again, while providers go on delivering.
 
-use std::{env, time::Duration};
+use std::{cell::Cell, env, time::Duration};
 
 use serde_json::Value;
 use tokio::time::sleep;
@@ -12,8 +12,8 @@ use super::{
     traffic::{Rng, arriving, stories},
 };
 
-/// Sales per kill: about four times as many deliveries, so that traffic outlasts the last kill.
-const SALES_PER_KILL: usize = 14;
+/// Sales of which the provider tells at a time.
+const SALES_AT_ONCE: usize = 12;
 /// Deliveries that a node answers, at most, before it is due to be killed.
 const ANSWERS_MAX: u64 = 40;
 /// How much later it is killed, at most: several batches.
@@ -40,30 +40,36 @@ async fn kills_of_either_of_two_nodes_lose_nothing_and_double_nothing() {
 /// Delivers to so many nodes, kills one of them again and again, and checks inbox and books.
 async fn survive(run: &Run, nodes: usize, seed: u64) {
     println!("seed {seed}, {} kills", kills());
-    let mut rng = Rng::new(seed);
-    let events = stories("load", SALES_PER_KILL * kills(), &mut rng);
-    let deliveries = arriving(&events, &mut rng);
     let mut servers = Vec::new();
     for _ in 0..nodes {
         servers.push(run.program.serve().await);
     }
-    tokio::join!(
-        async {
-            run.provider.deliver(deliveries).await;
-        },
-        kill_at_random(run, &mut servers, &mut rng),
-        tell_reference_meanwhile(run, &events),
-    );
+    publish(run, &servers);
+    let killed_all = Cell::new(false);
+    let (events, ()) = tokio::join!(deliver_until(run, &killed_all, Rng::new(seed)), async {
+        kill_at_random(run, &mut servers, Rng::new(!seed)).await;
+        killed_all.set(true);
+    });
     for survivor in &servers {
         run.settled(survivor).await;
     }
+    run.tell_reference(&events).await;
     run.check(&servers[0], 0).await;
 }
 
-/// Kills and replaces nodes. Between a death and the next start, where it was the only node, the provider
-/// finds nobody.
-async fn kill_at_random(run: &Run, servers: &mut Vec<Server>, rng: &mut Rng) {
-    publish(run, servers);
+/// Delivers sale after sale and returns all events in the order in which they happened.
+async fn deliver_until(run: &Run, enough: &Cell<bool>, mut rng: Rng) -> Vec<Value> {
+    let mut told = Vec::new();
+    while !enough.get() {
+        let events = stories(&format!("load{}_", told.len()), SALES_AT_ONCE, &mut rng);
+        run.provider.deliver(arriving(&events, &mut rng)).await;
+        told.extend(events);
+    }
+    told
+}
+
+/// Kills and replaces nodes. Where there is only one, the provider finds nobody in between.
+async fn kill_at_random(run: &Run, servers: &mut Vec<Server>, mut rng: Rng) {
     for _ in 0..kills() {
         run.provider.answers(usize::try_from(rng.below(ANSWERS_MAX)).unwrap()).await;
         sleep(Duration::from_millis(rng.below(DELAY_MS_MAX))).await;
@@ -79,9 +85,4 @@ async fn kill_at_random(run: &Run, servers: &mut Vec<Server>, rng: &mut Rng) {
 fn publish(run: &Run, servers: &[Server]) {
     let addresses: Vec<&str> = servers.iter().map(|server| server.base.as_str()).collect();
     run.provider.send_to(&addresses);
-}
-
-/// The reference needs the time that the nodes need to start again.
-async fn tell_reference_meanwhile(run: &Run, events: &[Value]) {
-    run.tell_reference(events).await;
 }
