@@ -13,6 +13,9 @@ use crate::domain::program::words;
 /// Names the point at which to die.
 pub const VARIABLE: &str = "REMIT_FAILPOINT";
 
+/// Whether this build has failpoints.
+pub const COMPILED_IN: bool = cfg!(debug_assertions);
+
 words! {
     /// A place to die at. The tests visit every one.
     Failpoint {
@@ -68,6 +71,10 @@ pub(crate) fn reach(point: Failpoint) {
 #[cfg(not(debug_assertions))]
 pub(crate) const fn reach(_: Failpoint) {}
 
+// Proof at every release build: a constant cannot read the environment, so this `reach` does not.
+#[cfg(not(debug_assertions))]
+const _: () = reach(Failpoint::ReceiveBeforeCommit);
+
 /// The point and the passage that a text such as `process.after_commit:2` names, the first being 1.
 #[cfg(debug_assertions)]
 fn armed_by(text: &str) -> Option<(Failpoint, u32)> {
@@ -81,15 +88,10 @@ fn armed_by(text: &str) -> Option<(Failpoint, u32)> {
     armed
 }
 
-#[cfg(test)]
+#[cfg(all(test, debug_assertions))]
 mod tests {
     use super::*;
 
-    /// In a constant, only the variant of release builds can be called: debug builds read the environment.
-    #[cfg(not(debug_assertions))]
-    const _: () = reach(Failpoint::ReceiveBeforeCommit);
-
-    #[cfg(debug_assertions)]
     #[test]
     fn a_point_is_named_with_or_without_the_passage_to_die_at() {
         let point = Failpoint::ProcessAfterCommit;
