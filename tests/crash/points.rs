@@ -30,7 +30,7 @@ pub fn is_release_build() -> bool {
 }
 
 /// How to bring a node to a point.
-enum Driver {
+pub enum Driver {
     /// By webhooks.
     Webhooks,
     /// By webhooks of which one cannot be processed.
@@ -41,7 +41,8 @@ enum Driver {
     Replay,
 }
 
-const fn driver(point: Failpoint) -> Driver {
+/// Every point has one, so a new point does not compile without.
+pub const fn driver(point: Failpoint) -> Driver {
     match point {
         Failpoint::ReceiveBeforeCommit
         | Failpoint::ReceiveAfterCommit

@@ -2,11 +2,11 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 
-use remit::failpoint::VARIABLE;
+use remit::failpoint::{Failpoint, VARIABLE};
 use serde_json::{Value, json};
 
 use super::{
-    points::is_release_build,
+    points::{Driver, driver, is_release_build},
     program::Program,
     run::Run,
     support::{TestDb, books, on_each_engine},
@@ -37,6 +37,9 @@ on_each_engine! {
         assert_eq!(archive.split_inclusive(|byte| *byte == b'\n').count(), events.len());
         let archive = run.program.write("archive.ndjson", &archive);
 
+        for point in Failpoint::ALL.iter().filter(|point| matches!(driver(**point), Driver::Replay)) {
+            assert!(DEATHS.contains(&point.as_str()), "{} is not visited", point.as_str());
+        }
         for death in DEATHS {
             let output = run.program.run(&["replay", &archive], &[(VARIABLE, death)]).await;
             assert_eq!(output.status.signal(), Some(6), "{death}: {output:?}");
