@@ -17,6 +17,7 @@ use crate::{
         ledger::Cause,
         program::normalise_code,
     },
+    failpoint::{self, Failpoint},
     store::{
         StoreError,
         commissions::{self, NewDecision},
@@ -145,7 +146,9 @@ pub async fn decide(app: &App, request: &Request) -> Result<Decided, DecideError
         .sale(&request.sale_id)
         .and_then(|sale| sale.commissions.iter().find(|known| known.enrollment_id == request.enrollment_id))
         .cloned();
+    failpoint::reach(Failpoint::DecideBeforeCommit);
     tx.commit().await?;
+    failpoint::reach(Failpoint::DecideAfterCommit);
     Ok(Decided { decision, commission })
 }
 

@@ -27,6 +27,7 @@ use crate::{
         retry,
         time::Timestamp,
     },
+    failpoint::{self, Failpoint},
     providers::{self, Translation},
     store::{
         StoreError, Tx,
@@ -178,8 +179,10 @@ async fn attempt(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>) -> R
 async fn process_batch(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>) -> Result<usize, Failure> {
     let mut tx = app.db.begin().await?;
     let result = claim_and_record(app, &mut tx, claim, claimed).await;
-    if result.is_ok() {
+    if let Ok(events) = &result {
+        reach_unless_idle(Failpoint::ProcessBeforeCommit, events);
         tx.commit().await?;
+        reach_unless_idle(Failpoint::ProcessAfterCommit, events);
     } else if let Err(error) = tx.rollback().await {
         // Awaited, because a dropped transaction keeps its locks for a moment longer, in which the
         // parts of this batch would be passed over as taken. A connection that is gone has no locks.
@@ -214,11 +217,19 @@ async fn claim_and_record(
     let work = async {
         let events: Vec<Translated> = claimed.iter().map(|event| translate(app, event)).collect();
         record(app, tx, &events, now).await?;
+        reach_unless_idle(Failpoint::ProcessAfterFold, &events);
         let outcomes: Vec<Processed> = events.iter().map(Translated::outcome).collect();
         inbox::mark_processed(tx, &outcomes, now).await?;
         Ok(events)
     };
     work.instrument(span).await
+}
+
+/// A stage without work passes its points too, every second, and dying there would prove nothing.
+fn reach_unless_idle(point: Failpoint, events: &[Translated]) {
+    if !events.is_empty() {
+        failpoint::reach(point);
+    }
 }
 
 /// An event with the facts it tells.
@@ -482,7 +493,9 @@ async fn record_failure(app: &App, event: &ClaimedEvent, reason: &str) -> Result
         .then(|| now.plus_micros(retry::delay(attempt, &event.id)));
     let mut tx = app.db.begin().await?;
     inbox::mark_failed(&mut tx, &event.id, reason, next, now).await?;
+    failpoint::reach(Failpoint::FailureBeforeCommit);
     tx.commit().await?;
+    failpoint::reach(Failpoint::FailureAfterCommit);
     let id = &event.id;
     if let Some(at) = next {
         warn!(event.id = id, attempt, reason, next_attempt_at = %at, "event failed and is tried again");

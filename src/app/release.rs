@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     domain::{ids::SaleId, ledger::Cause, time::Timestamp},
+    failpoint::{self, Failpoint},
     store::{
         StoreError, Tx, commissions,
         findings::{self, NewFinding, Severity},
@@ -67,7 +68,12 @@ async fn release(
     now: Timestamp,
 ) -> Result<(), FoldAndRecordError> {
     match fold_due(app, &mut tx, due, now).await {
-        Ok(()) => Ok(tx.commit().await?),
+        Ok(()) => {
+            failpoint::reach(Failpoint::ReleaseBeforeCommit);
+            tx.commit().await?;
+            failpoint::reach(Failpoint::ReleaseAfterCommit);
+            Ok(())
+        }
         Err(error) => {
             tx.rollback().await?;
             Err(error)

@@ -26,6 +26,7 @@ use crate::{
         ids::{EndpointId, ProjectId},
         time::Timestamp,
     },
+    failpoint::{self, Failpoint},
     providers::{self, Inbound, Translation},
     store::{
         StoreError, endpoints,
@@ -160,6 +161,7 @@ pub async fn replay(
     }
     replay.flush().await?;
     if !request.dry_run {
+        // Also when nothing is new: an earlier replay may have ended between storing and processing.
         while !process::step(app).await?.is_idle() {}
     }
     Ok(replay.report)
@@ -533,7 +535,9 @@ impl<'a> Replay<'a> {
         if self.dry_run {
             tx.rollback().await?;
         } else {
+            failpoint::reach(Failpoint::ReplayBeforeCommit);
             tx.commit().await?;
+            failpoint::reach(Failpoint::ReplayAfterCommit);
         }
         Ok(inserted)
     }

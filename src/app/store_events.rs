@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     domain::ids::EndpointId,
+    failpoint::{self, Failpoint},
     providers,
     store::{
         StoreError,
@@ -61,7 +62,9 @@ impl InboxStore {
     async fn insert_once(&self, events: &[NewEvent]) -> Result<Vec<Inserted>, StoreError> {
         let mut tx = self.app.db.begin().await?;
         let inserted = inbox::insert_batch(&mut tx, events).await?;
+        failpoint::reach(Failpoint::ReceiveBeforeCommit);
         tx.commit().await?;
+        failpoint::reach(Failpoint::ReceiveAfterCommit);
         Ok(inserted)
     }
 }

@@ -1,0 +1,104 @@
+//! Named places where a test makes this process die, as `kill -9` or a power cut would.
+//!
+//! A kill from outside hits the moment between two statements only by luck. Set [`VARIABLE`] to the name
+//! of a [`Failpoint`], and the process aborts when it gets there: no destructor runs and nothing is
+//! flushed. `name:3` lets two passages go by and dies at the third. Builds without debug assertions, so
+//! every release build, never look at the variable and contain no trace of this.
+//!
+//! Points stand around the commits of the stages that events pass through. Nothing else belongs here: a
+//! point that returns an error or waits would be a second way to write a test double.
+
+use crate::domain::program::words;
+
+/// Names the point at which to die.
+pub const VARIABLE: &str = "REMIT_FAILPOINT";
+
+/// Whether this build has failpoints.
+pub const COMPILED_IN: bool = cfg!(debug_assertions);
+
+words! {
+    /// A place to die at. The tests visit every one.
+    Failpoint {
+        /// Webhooks are inserted and not committed; nobody was answered.
+        ReceiveBeforeCommit = "receive.before_commit",
+        /// Webhooks are durable; nobody was answered.
+        ReceiveAfterCommit = "receive.after_commit",
+        /// The books of a batch are written; its events are not marked yet.
+        ProcessAfterFold = "process.after_fold",
+        /// Books and marks of a batch are written and not committed.
+        ProcessBeforeCommit = "process.before_commit",
+        /// A batch is durable; nothing in this process knows yet.
+        ProcessAfterCommit = "process.after_commit",
+        /// The failure of an event that stands alone is written and not committed.
+        FailureBeforeCommit = "failure.before_commit",
+        /// The failure of an event that stands alone is durable.
+        FailureAfterCommit = "failure.after_commit",
+        /// Due commissions are released and not committed.
+        ReleaseBeforeCommit = "release.before_commit",
+        /// Released commissions are durable.
+        ReleaseAfterCommit = "release.after_commit",
+        /// A person's decision and its postings are written and not committed.
+        DecideBeforeCommit = "decide.before_commit",
+        /// A decision is durable; the person was not answered.
+        DecideAfterCommit = "decide.after_commit",
+        /// Replayed events are inserted and not committed.
+        ReplayBeforeCommit = "replay.before_commit",
+        /// Replayed events are durable and not processed.
+        ReplayAfterCommit = "replay.after_commit",
+    }
+}
+
+/// Dies here if the environment says so.
+#[cfg(debug_assertions)]
+pub(crate) fn reach(point: Failpoint) {
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    static ARMED: OnceLock<Option<(Failpoint, u32)>> = OnceLock::new();
+    static PASSAGES: AtomicU32 = AtomicU32::new(0);
+    let armed = ARMED.get_or_init(|| armed_by(&std::env::var(VARIABLE).ok()?));
+    if let Some((fatal, passage)) = *armed
+        && fatal == point
+        && PASSAGES.fetch_add(1, Ordering::Relaxed) + 1 == passage
+    {
+        std::process::abort();
+    }
+}
+
+/// Release builds pass every point.
+#[cfg(not(debug_assertions))]
+pub(crate) const fn reach(_: Failpoint) {}
+
+// Proof at every release build: a constant cannot read the environment, so this `reach` does not.
+#[cfg(not(debug_assertions))]
+const _: () = reach(Failpoint::ReceiveBeforeCommit);
+
+/// The point and the passage that a text such as `process.after_commit:2` names, the first being 1.
+#[cfg(debug_assertions)]
+fn armed_by(text: &str) -> Option<(Failpoint, u32)> {
+    let (name, passage) = text.split_once(':').unwrap_or((text, "1"));
+    let armed = Failpoint::parse(name).zip(passage.parse().ok());
+    if armed.is_some() {
+        tracing::warn!("{VARIABLE} is set: this process will die on purpose at {text}");
+    } else {
+        tracing::error!("{VARIABLE} is set and names no failpoint");
+    }
+    armed
+}
+
+#[cfg(all(test, debug_assertions))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_named_with_or_without_the_passage_to_die_at() {
+        let point = Failpoint::ProcessAfterCommit;
+        assert_eq!(armed_by("process.after_commit"), Some((point, 1)));
+        assert_eq!(armed_by("process.after_commit:3"), Some((point, 3)));
+        for unknown in ["", "process", "process.after_commit:", "process.after_commit:-1"] {
+            assert_eq!(armed_by(unknown), None, "{unknown}");
+        }
+    }
+}
