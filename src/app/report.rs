@@ -125,11 +125,10 @@ pub async fn report(
         occurred_at: new.occurred_at.unwrap_or(now),
     };
     let event = stored(app, program_id, &new.project_id, &report, now);
-    let event_id = event.provider_event_id.clone();
     let mut tx = app.db.begin().await?;
-    inbox::insert_batch(&mut tx, &[event]).await?;
+    inbox::insert_batch(&mut tx, std::slice::from_ref(&event)).await?;
     tx.commit().await?;
-    process_now(app, &event_id).await?;
+    process_now(app, &event).await?;
     let mut conn = app.db.read().await?;
     views::find_reported_conversion(&mut conn, program_id, new.project_id.as_str(), &new.external_id)
         .await?
@@ -144,17 +143,18 @@ pub async fn report(
 
 /// Sees to it that the stored report is processed before its sender is answered. Another worker may
 /// have taken it; then this waits for that one, for a second at most.
-async fn process_now(app: &App, event_id: &str) -> Result<(), Refusal> {
+async fn process_now(app: &App, event: &NewEvent) -> Result<(), Refusal> {
     const LOOKS: u32 = 50;
     const PAUSE: Duration = Duration::from_millis(20);
     for _ in 0..LOOKS {
         let mut conn = app.db.read().await?;
-        let event = inbox::find(&mut conn, event_id).await?.ok_or(Refusal::NotFound)?;
+        // By its key and not by its own id: a repeat finds the row that was stored first.
+        let stored = inbox::find_by_key(&mut conn, event.key()).await?.ok_or(Refusal::NotFound)?;
         drop(conn);
-        if event.state != InboxState::Received.as_str() {
+        if stored.state != InboxState::Received.as_str() {
             return Ok(());
         }
-        if process::process_these(app, vec![event.id]).await?.is_idle() {
+        if process::process_these(app, vec![stored.id]).await?.is_idle() {
             tokio::time::sleep(PAUSE).await;
         }
     }

@@ -30,7 +30,7 @@ pub(super) enum Command {
         #[arg(long, value_parser = InboxId::parse)]
         cursor: Option<InboxId>,
     },
-    /// Show one event, by our id or the provider's
+    /// Show one event, by our id or the provider's; all that share the provider's id where several do
     Show {
         /// `in_…` or the provider's id
         id: String,
@@ -62,7 +62,7 @@ pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<E
             let rows: Vec<Value> = found.iter().map(shown).collect();
             output::list(context.format, &rows, next, &LISTED)?;
         }
-        Command::Show { id } => show(context, &find(&app, &id).await?)?,
+        Command::Show { id } => show_named(context, &find_named(&app, &id).await?)?,
         Command::Retry { id, now } => return retry(context, &app, &id, now).await,
         Command::Export => export(&app).await?,
     }
@@ -71,6 +71,8 @@ pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<E
 
 const LISTED: [&str; 8] =
     ["id", "provider", "provider_event_id", "type", "state", "reason", "attempts", "received_at"];
+/// What tells events apart that share a provider's id.
+const SHARED: [&str; 7] = ["id", "provider", "endpoint_id", "account", "livemode", "state", "received_at"];
 const FIELDS: [&str; 13] = [
     "id",
     "provider",
@@ -101,15 +103,32 @@ fn show(context: &Context, event: &EventRow) -> io::Result<()> {
     output::object(context.format, &shown(event), &FIELDS)
 }
 
-async fn find(app: &App, id: &str) -> anyhow::Result<EventRow> {
-    match inbox::find(&mut app.db.read().await?, id).await? {
-        Some(event) => Ok(event),
-        None => bail!("there is no such event"),
+/// One event in full, or the list of those that share a provider's id: endpoints are told of the same
+/// event each for itself, and only a person knows which row is meant.
+fn show_named(context: &Context, events: &[EventRow]) -> io::Result<()> {
+    if let [event] = events {
+        return show(context, event);
     }
+    context.say(&format!("{} events have this id; name one of them by its own `in_…` id", events.len()));
+    let rows: Vec<Value> = events.iter().map(shown).collect();
+    output::list(context.format, &rows, None, &SHARED)
+}
+
+/// The events that an id names; at least one.
+async fn find_named(app: &App, id: &str) -> anyhow::Result<Vec<EventRow>> {
+    let events = inbox::list_named(&mut app.db.read().await?, id).await?;
+    if events.is_empty() {
+        bail!("there is no such event");
+    }
+    Ok(events)
 }
 
 async fn retry(context: &Context, app: &App, id: &str, now: bool) -> anyhow::Result<Exit> {
-    let event = find(app, id).await?;
+    let events = find_named(app, id).await?;
+    let [event] = events.as_slice() else {
+        let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
+        bail!("several events have this id; name one of them: {}", ids.join(", "));
+    };
     let mut tx = app.db.begin().await?;
     let is_retried = inbox::retry_parked(&mut tx, &event.id, app.now()).await?;
     tx.commit().await?;
@@ -119,7 +138,9 @@ async fn retry(context: &Context, app: &App, id: &str, now: bool) -> anyhow::Res
     if now {
         while !process::step(app).await?.is_idle() {}
     }
-    let after = find(app, &event.id).await?;
+    let Some(after) = inbox::find(&mut app.db.read().await?, &event.id).await? else {
+        bail!("there is no such event");
+    };
     show(context, &after)?;
     // Received is as it should be without `--now`; with it, the event failed and waits for its next turn.
     let is_done =

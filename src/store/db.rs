@@ -271,6 +271,9 @@ async fn connect_sqlite(url: &str, options: &DbOptions) -> Result<Pools, StoreEr
         // With NORMAL, a power cut may undo commits that were already acknowledged.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
+        // Without it, `INSERT OR REPLACE` deletes rows past the triggers that keep the ledger append-only
+        // (sqlite.org/lang_conflict.html, "REPLACE").
+        .pragma("recursive_triggers", "ON")
         .busy_timeout(options.busy_timeout)
         .statement_cache_capacity(STATEMENTS_MAX);
     let pool = |size| {

@@ -43,12 +43,19 @@ impl From<&'static str> for Sql {
     }
 }
 
-/// A `SELECT` that locks its rows until the transaction ends. SQLite needs no lock: a write transaction
-/// is alone from its first statement.
+/// A `SELECT` that locks its rows for an update, until the transaction ends. SQLite needs no lock: a
+/// write transaction is alone from its first statement.
+///
+/// The lock is `FOR NO KEY UPDATE`: the one that an `UPDATE` of columns outside every key takes, and no
+/// statement of this program changes a key or deletes a locked row. It excludes itself as `FOR UPDATE`
+/// does, but not the `FOR KEY SHARE` of foreign-key checks: with `FOR UPDATE`, two transactions that each
+/// hold a sale and insert a row naming the other's would deadlock (PostgreSQL manual, "Row-Level Locks").
+/// YugabyteDB has the same four strengths; CockroachDB reads this one as `FOR UPDATE`, which is only
+/// stricter; Citus passes it on.
 #[macro_export]
 macro_rules! for_update {
     ($select:literal) => {
-        $crate::store::Sql { sqlite: $select, postgres: concat!($select, " FOR UPDATE") }
+        $crate::store::Sql { sqlite: $select, postgres: concat!($select, " FOR NO KEY UPDATE") }
     };
 }
 
@@ -57,7 +64,7 @@ macro_rules! for_update {
 #[macro_export]
 macro_rules! for_update_skip_locked {
     ($select:literal) => {
-        $crate::store::Sql { sqlite: $select, postgres: concat!($select, " FOR UPDATE SKIP LOCKED") }
+        $crate::store::Sql { sqlite: $select, postgres: concat!($select, " FOR NO KEY UPDATE SKIP LOCKED") }
     };
 }
 
@@ -229,7 +236,7 @@ mod tests {
     fn a_lock_is_added_where_the_engine_has_it() {
         let sql = for_update_skip_locked!("SELECT id FROM job");
         assert_eq!(Engine::Sqlite.text(sql), "SELECT id FROM job");
-        assert_eq!(Engine::Postgres.text(sql), "SELECT id FROM job FOR UPDATE SKIP LOCKED");
-        assert_eq!(Engine::Postgres.text(for_update!("SELECT 1")), "SELECT 1 FOR UPDATE");
+        assert_eq!(Engine::Postgres.text(sql), "SELECT id FROM job FOR NO KEY UPDATE SKIP LOCKED");
+        assert_eq!(Engine::Postgres.text(for_update!("SELECT 1")), "SELECT 1 FOR NO KEY UPDATE");
     }
 }

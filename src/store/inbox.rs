@@ -98,6 +98,10 @@ pub enum Inserted {
 ///
 /// All bodies travel as one parameter and are cut apart by the database, so that the text parameter
 /// with the other columns stays small.
+///
+/// # Errors
+/// [`StoreError::RowsAffected`] when an event is not stored afterwards; then nothing of the batch may be
+/// acknowledged.
 pub async fn insert_batch(tx: &mut Tx, events: &[NewEvent]) -> Result<Vec<Inserted>, StoreError> {
     const INSERT: &str = "INSERT INTO inbox (id, provider, endpoint_id, project_id, account, livemode,
             provider_event_id, event_type, provider_created_at_us, received_at_us, source, state, reason,
@@ -155,14 +159,22 @@ pub async fn insert_batch(tx: &mut Tx, events: &[NewEvent]) -> Result<Vec<Insert
         .collect();
     let hashes: Vec<(i64, Vec<u8>)> =
         tx.q(STORED).bind(serde_json::Value::from(known_before).to_string()).all().await?;
-    let mut answers = vec![Inserted::New; events.len()];
+    let mut answers: Vec<Option<Inserted>> =
+        events.iter().map(|event| stored.contains(event.id.as_str()).then_some(Inserted::New)).collect();
     for (at, hash) in hashes {
         let Some((event, answer)) =
             usize::try_from(at).ok().and_then(|at| Some((events.get(at)?, answers.get_mut(at)?)))
         else {
             continue;
         };
-        *answer = if hash == event.body_sha256 { Inserted::Duplicate } else { Inserted::DuplicateOtherBody };
+        let is_same = hash == event.body_sha256;
+        *answer = Some(if is_same { Inserted::Duplicate } else { Inserted::DuplicateOtherBody });
+    }
+    // A row that was neither written nor there before is not stored, whatever kept it out: its sender
+    // must deliver it again.
+    let answers: Vec<Inserted> = answers.into_iter().flatten().collect();
+    if answers.len() != events.len() {
+        return Err(StoreError::RowsAffected { expected: events.len() as u64, actual: answers.len() as u64 });
     }
     raise_other_bodies(tx, events, &answers).await?;
     Ok(answers)
@@ -372,12 +384,49 @@ pub async fn list(conn: &mut Conn, filter: &EventFilter, limit: i64) -> Result<V
         .await
 }
 
-/// One event by our id or the provider's.
+/// One event by our id.
 pub async fn find(conn: &mut Conn, id: &str) -> Result<Option<EventRow>, StoreError> {
     const SQL: &str = "SELECT id, provider, endpoint_id, project_id, account, livemode, provider_event_id,
             event_type, state, reason, attempts, received_at_us, source
-        FROM inbox WHERE id = $1 OR provider_event_id = $1 ORDER BY id LIMIT 1";
+        FROM inbox WHERE id = $1";
     conn.q(SQL).bind(id).one().await
+}
+
+/// One event by its unique key ([`NewEvent::key`]).
+pub async fn find_by_key(
+    conn: &mut Conn,
+    (provider, endpoint_id, account, livemode, provider_event_id): (&str, &str, &str, bool, &str),
+) -> Result<Option<EventRow>, StoreError> {
+    const SQL: &str = "SELECT id, provider, endpoint_id, project_id, account, livemode, provider_event_id,
+            event_type, state, reason, attempts, received_at_us, source
+        FROM inbox
+        WHERE provider = $1 AND endpoint_id = $2 AND account = $3 AND livemode = $4
+            AND provider_event_id = $5";
+    conn.q(SQL)
+        .bind(provider)
+        .bind(endpoint_id)
+        .bind(account)
+        .bind(livemode)
+        .bind(provider_event_id)
+        .one()
+        .await
+}
+
+/// Events that share a provider's id, at most. A provider's id is unique per endpoint only, and a person
+/// who names more than these has to say which one is meant.
+const NAMED_MAX: i64 = 100;
+
+/// The events that an operator's id leads to, oldest first: the one with this id of ours, else all with
+/// this id of the provider's, at most [`NAMED_MAX`].
+pub async fn list_named(conn: &mut Conn, id: &str) -> Result<Vec<EventRow>, StoreError> {
+    // Served by the index `inbox_by_provider_event`.
+    const SQL: &str = "SELECT id, provider, endpoint_id, project_id, account, livemode, provider_event_id,
+            event_type, state, reason, attempts, received_at_us, source
+        FROM inbox WHERE provider_event_id = $1 ORDER BY id LIMIT $2";
+    match find(conn, id).await? {
+        Some(event) => Ok(vec![event]),
+        None => conn.q(SQL).bind(id).bind(NAMED_MAX).all().await,
+    }
 }
 
 /// One event with its bytes, as an archive keeps it.

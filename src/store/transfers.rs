@@ -1,27 +1,128 @@
 //! What events said of transfers, of the accounts they go to, and of those accounts' bank payouts.
-//! Rows merge like every fact: the highest cumulative amount, the newest statement.
+//!
+//! Rows merge like every fact, never by arrival: the highest cumulative amount, and of statements that
+//! replace each other the greatest in an order that is the same whoever asks. Providers tell time in
+//! seconds, so two statements of one second are common; what stops money wins between them.
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, HashMap},
+};
 
 use serde_json::{Value, json};
 
-use super::{StoreError, Tx, sales::write_rows};
-use crate::domain::{
-    book::Scope,
-    fact::{BankPayout, Fact, PayoutAccount, TransferReversal, TransferSeen},
-    time::Timestamp,
+use super::{Sql, StoreError, Tx, sales::write_rows};
+use crate::{
+    domain::{
+        book::Scope,
+        fact::{BankPayout, Fact, PayoutAccount, TransferReversal, TransferSeen},
+        time::Timestamp,
+    },
+    for_update,
 };
 
-/// What is known of an account: its newest statement, `None` when it is gone.
-type AccountState<'a> = (Timestamp, Option<&'a PayoutAccount>);
+/// What an account can do, as far as the newest statements about it say.
+///
+/// Statements join: the newer one replaces the older, and of one second the stricter of each switch
+/// stays. The join is commutative, associative and idempotent, so no order of arrival changes its result.
+#[expect(clippy::struct_excessive_bools, reason = "independent switches that the provider tells")]
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+struct AccountState {
+    transfers_active: bool,
+    payouts_enabled: bool,
+    charges_enabled: bool,
+    details_submitted: bool,
+    disabled_reason: Option<String>,
+    gone: bool,
+    told_at_us: i64,
+}
+
+impl AccountState {
+    fn told(account: &PayoutAccount) -> Self {
+        Self {
+            transfers_active: account.transfers_active,
+            payouts_enabled: account.payouts_enabled,
+            charges_enabled: account.charges_enabled,
+            details_submitted: account.details_submitted,
+            disabled_reason: account.disabled_reason.clone(),
+            gone: false,
+            told_at_us: account.at.as_micros(),
+        }
+    }
+
+    /// An account that is gone can do nothing, and why it was disabled before does not matter any more.
+    fn gone(at: Timestamp) -> Self {
+        Self {
+            transfers_active: false,
+            payouts_enabled: false,
+            charges_enabled: false,
+            details_submitted: false,
+            disabled_reason: None,
+            gone: true,
+            told_at_us: at.as_micros(),
+        }
+    }
+
+    fn join(&self, other: &Self) -> Self {
+        match self.told_at_us.cmp(&other.told_at_us) {
+            Ordering::Greater => self.clone(),
+            Ordering::Less => other.clone(),
+            Ordering::Equal if self.gone => self.clone(),
+            Ordering::Equal if other.gone => other.clone(),
+            Ordering::Equal => Self {
+                transfers_active: self.transfers_active && other.transfers_active,
+                payouts_enabled: self.payouts_enabled && other.payouts_enabled,
+                charges_enabled: self.charges_enabled && other.charges_enabled,
+                details_submitted: self.details_submitted && other.details_submitted,
+                // A reason outranks none; between two, either will do as long as it is always the same.
+                disabled_reason: self.disabled_reason.as_ref().max(other.disabled_reason.as_ref()).cloned(),
+                gone: false,
+                told_at_us: self.told_at_us,
+            },
+        }
+    }
+}
+
+/// Where a payout to a bank stands. The fields are in the order in which statements outrank each other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct BankState {
+    told_at_us: i64,
+    rank: BankRank,
+    status: String,
+    failure_code: Option<String>,
+}
+
+/// Which status word stands when two are told of the same second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum BankRank {
+    Other,
+    Paid,
+    /// A bank can send money back after it was paid (Stripe, "Payout failures"), never the reverse.
+    Failed,
+}
+
+impl BankState {
+    fn new(status: String, failure_code: Option<String>, told_at_us: i64) -> Self {
+        let rank = match status.as_str() {
+            "failed" => BankRank::Failed,
+            "paid" => BankRank::Paid,
+            _ => BankRank::Other,
+        };
+        Self { told_at_us, rank, status, failure_code }
+    }
+
+    fn told(payout: &BankPayout) -> Self {
+        Self::new(payout.status.clone(), payout.failure_code.clone(), payout.at.as_micros())
+    }
+}
 
 /// The facts of a batch, one row per object, because one statement must not write a row twice.
 #[derive(Default)]
 struct Merged<'a> {
     transfers: BTreeMap<(&'a Scope, &'a str), (&'a TransferSeen, i64)>,
     reversals: BTreeMap<(&'a Scope, &'a str), (&'a str, &'a TransferReversal)>,
-    accounts: BTreeMap<(&'a Scope, &'a str), AccountState<'a>>,
-    payouts: BTreeMap<(&'a Scope, &'a str), &'a BankPayout>,
+    accounts: BTreeMap<(&'a Scope, &'a str), AccountState>,
+    payouts: BTreeMap<(&'a Scope, &'a str), (&'a BankPayout, BankState)>,
 }
 
 impl<'a> Merged<'a> {
@@ -36,13 +137,17 @@ impl<'a> Merged<'a> {
                 }
             }
             Fact::PayoutAccount(account) => {
-                self.add_account(scope, &account.account_id, account.at, Some(account));
+                self.add_account(scope, &account.account_id, &AccountState::told(account));
             }
-            Fact::PayoutAccountGone { account_id, at } => self.add_account(scope, account_id, *at, None),
+            Fact::PayoutAccountGone { account_id, at } => {
+                self.add_account(scope, account_id, &AccountState::gone(*at));
+            }
             Fact::BankPayout(payout) => {
-                let known = self.payouts.entry((scope, payout.payout_id.as_str())).or_insert(payout);
-                if payout.at >= known.at {
-                    *known = payout;
+                let told = BankState::told(payout);
+                let key = (scope, payout.payout_id.as_str());
+                let (_, state) = self.payouts.entry(key).or_insert_with(|| (payout, told.clone()));
+                if told > *state {
+                    *state = told;
                 }
             }
             Fact::SalePaid(_)
@@ -60,20 +165,15 @@ impl<'a> Merged<'a> {
         let key = (scope, transfer.transfer_id.as_str());
         let known = self.transfers.entry(key).or_insert((transfer, reversed));
         known.1 = known.1.max(reversed);
+        // As the statement does with what is stored: an intent that any of the events names is kept.
+        if known.0.intent_id.is_none() && transfer.intent_id.is_some() {
+            known.0 = transfer;
+        }
     }
 
-    fn add_account(
-        &mut self,
-        scope: &'a Scope,
-        id: &'a str,
-        at: Timestamp,
-        account: Option<&'a PayoutAccount>,
-    ) {
-        let known = self.accounts.entry((scope, id)).or_insert((at, account));
-        // At one and the same second, an account that is gone stays gone.
-        if (at, account.is_none()) >= (known.0, known.1.is_none()) {
-            *known = (at, account);
-        }
+    fn add_account(&mut self, scope: &'a Scope, id: &'a str, told: &AccountState) {
+        let known = self.accounts.entry((scope, id)).or_insert_with(|| told.clone());
+        *known = known.join(told);
     }
 }
 
@@ -130,57 +230,200 @@ pub async fn save<'a>(
 }
 
 async fn save_accounts(tx: &mut Tx, merged: &Merged<'_>) -> Result<(), StoreError> {
-    const SQL: &str = "INSERT INTO provider_account (project_id, realm, account_id, transfers_active,
+    const ADD: &str = "INSERT INTO provider_account (project_id, realm, account_id, transfers_active,
             payouts_enabled, charges_enabled, details_submitted, disabled_reason, gone, told_at_us)
         SELECT value->>'p', value->>'r', value->>'id', CAST(value->>'transfers' AS BOOLEAN),
             CAST(value->>'payouts' AS BOOLEAN), CAST(value->>'charges' AS BOOLEAN),
             CAST(value->>'details' AS BOOLEAN), value->>'disabled', CAST(value->>'gone' AS BOOLEAN),
             CAST(value->>'at' AS BIGINT)
         FROM json_each($1) WHERE TRUE
-        ON CONFLICT (project_id, realm, account_id) DO UPDATE SET
-            transfers_active = excluded.transfers_active, payouts_enabled = excluded.payouts_enabled,
-            charges_enabled = excluded.charges_enabled, details_submitted = excluded.details_submitted,
-            disabled_reason = excluded.disabled_reason, gone = excluded.gone, told_at_us = excluded.told_at_us
-            WHERE excluded.told_at_us > provider_account.told_at_us
-                OR (excluded.told_at_us = provider_account.told_at_us AND excluded.gone)";
-    let rows: Vec<Value> = merged
-        .accounts
-        .iter()
-        .map(|((scope, id), (at, account))| {
-            json!({
-                "p": scope.project_id, "r": scope.realm.as_str(), "id": id,
-                "transfers": account.is_some_and(|account| account.transfers_active),
-                "payouts": account.is_some_and(|account| account.payouts_enabled),
-                "charges": account.is_some_and(|account| account.charges_enabled),
-                "details": account.is_some_and(|account| account.details_submitted),
-                "disabled": account.and_then(|account| account.disabled_reason.as_deref()),
-                "gone": account.is_none(), "at": at.as_micros(),
-            })
+        ON CONFLICT (project_id, realm, account_id) DO NOTHING";
+    const LOCK: Sql = for_update!(
+        "SELECT a.project_id, a.realm, a.account_id AS id, a.transfers_active, a.payouts_enabled,
+             a.charges_enabled, a.details_submitted, a.disabled_reason, a.gone, a.told_at_us
+         FROM provider_account a JOIN json_each($1) k
+             ON a.project_id = k.value->>'p' AND a.realm = k.value->>'r' AND a.account_id = k.value->>'id'
+         ORDER BY a.project_id, a.realm, a.account_id"
+    );
+    const UPDATE: &str = "UPDATE provider_account SET transfers_active = k.transfers,
+            payouts_enabled = k.payouts, charges_enabled = k.charges, details_submitted = k.details,
+            disabled_reason = k.disabled, gone = k.gone, told_at_us = k.at
+        FROM (SELECT value->>'p' AS p, value->>'r' AS r, value->>'id' AS id,
+                  CAST(value->>'transfers' AS BOOLEAN) AS transfers,
+                  CAST(value->>'payouts' AS BOOLEAN) AS payouts,
+                  CAST(value->>'charges' AS BOOLEAN) AS charges,
+                  CAST(value->>'details' AS BOOLEAN) AS details, value->>'disabled' AS disabled,
+                  CAST(value->>'gone' AS BOOLEAN) AS gone, CAST(value->>'at' AS BIGINT) AS at
+              FROM json_each($1)) AS k
+        WHERE provider_account.project_id = k.p AND provider_account.realm = k.r
+            AND provider_account.account_id = k.id";
+    let row = |(scope, id): &(&Scope, &str), state: &AccountState| -> Value {
+        json!({
+            "p": scope.project_id, "r": scope.realm.as_str(), "id": id,
+            "transfers": state.transfers_active, "payouts": state.payouts_enabled,
+            "charges": state.charges_enabled, "details": state.details_submitted,
+            "disabled": state.disabled_reason, "gone": state.gone, "at": state.told_at_us,
         })
-        .collect();
-    write_rows(tx, SQL, rows).await
+    };
+    // What is new is added as told; what was there is locked and joined here, so that the rule stands
+    // in one place and no comparison of text depends on a database's collation. Both in order of key,
+    // which keeps two nodes from waiting for each other.
+    let rows: Vec<Value> = merged.accounts.iter().map(|(key, told)| row(key, told)).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let told = Value::from(rows).to_string();
+    tx.q(ADD).bind(&*told).exec().await?;
+    let known: Vec<Known<AccountState>> = tx.q(LOCK).bind(&*told).all().await?;
+    let known: HashMap<RowKey<'_>, &AccountState> =
+        known.iter().map(|known| (known.key(), &known.state)).collect();
+    let mut changed = Vec::new();
+    for (key, told) in &merged.accounts {
+        let stored = known.get(&row_key(key));
+        let joined = stored.map_or_else(|| told.clone(), |stored| stored.join(told));
+        if stored.is_none_or(|stored| **stored != joined) {
+            changed.push(row(key, &joined));
+        }
+    }
+    write_rows(tx, UPDATE, changed).await
+}
+
+/// A stored row with its key.
+#[derive(sqlx::FromRow)]
+struct Known<S> {
+    project_id: String,
+    realm: String,
+    id: String,
+    #[sqlx(flatten)]
+    state: S,
+}
+
+/// Project, realm and the provider's id.
+type RowKey<'a> = (&'a str, &'a str, &'a str);
+
+impl<S> Known<S> {
+    fn key(&self) -> RowKey<'_> {
+        (&self.project_id, &self.realm, &self.id)
+    }
+}
+
+fn row_key<'a>((scope, id): &(&'a Scope, &'a str)) -> RowKey<'a> {
+    (scope.project_id.as_str(), scope.realm.as_str(), id)
 }
 
 async fn save_bank_payouts(tx: &mut Tx, merged: &Merged<'_>) -> Result<(), StoreError> {
-    const SQL: &str =
+    const ADD: &str =
         "INSERT INTO bank_payout (project_id, realm, payout_id, account_id, amount_minor, currency,
             status, failure_code, told_at_us)
         SELECT value->>'p', value->>'r', value->>'id', value->>'account', CAST(value->>'amount' AS BIGINT),
             value->>'currency', value->>'status', value->>'failure', CAST(value->>'at' AS BIGINT)
         FROM json_each($1) WHERE TRUE
-        ON CONFLICT (project_id, realm, payout_id) DO UPDATE SET status = excluded.status,
-            failure_code = excluded.failure_code, told_at_us = excluded.told_at_us
-            WHERE excluded.told_at_us >= bank_payout.told_at_us";
-    let rows: Vec<Value> = merged
-        .payouts
-        .iter()
-        .map(|((scope, id), payout)| {
-            json!({
-                "p": scope.project_id, "r": scope.realm.as_str(), "id": id, "account": payout.account_id,
-                "amount": payout.amount, "currency": payout.currency, "status": payout.status,
-                "failure": payout.failure_code, "at": payout.at.as_micros(),
-            })
+        ON CONFLICT (project_id, realm, payout_id) DO NOTHING";
+    const LOCK: Sql = for_update!(
+        "SELECT b.project_id, b.realm, b.payout_id AS id, b.status, b.failure_code, b.told_at_us
+         FROM bank_payout b JOIN json_each($1) k
+             ON b.project_id = k.value->>'p' AND b.realm = k.value->>'r' AND b.payout_id = k.value->>'id'
+         ORDER BY b.project_id, b.realm, b.payout_id"
+    );
+    const UPDATE: &str = "UPDATE bank_payout SET status = k.status, failure_code = k.failure,
+            told_at_us = k.at
+        FROM (SELECT value->>'p' AS p, value->>'r' AS r, value->>'id' AS id, value->>'status' AS status,
+                  value->>'failure' AS failure, CAST(value->>'at' AS BIGINT) AS at
+              FROM json_each($1)) AS k
+        WHERE bank_payout.project_id = k.p AND bank_payout.realm = k.r AND bank_payout.payout_id = k.id";
+    let row = |(scope, id): &(&Scope, &str), payout: &BankPayout, state: &BankState| -> Value {
+        json!({
+            "p": scope.project_id, "r": scope.realm.as_str(), "id": id, "account": payout.account_id,
+            "amount": payout.amount, "currency": payout.currency, "status": state.status,
+            "failure": state.failure_code, "at": state.told_at_us,
         })
-        .collect();
-    write_rows(tx, SQL, rows).await
+    };
+    let rows: Vec<Value> =
+        merged.payouts.iter().map(|(key, (payout, told))| row(key, payout, told)).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let told = Value::from(rows).to_string();
+    tx.q(ADD).bind(&*told).exec().await?;
+    let known: Vec<Known<BankRow>> = tx.q(LOCK).bind(&*told).all().await?;
+    let known: HashMap<RowKey<'_>, BankState> =
+        known.iter().map(|known| (known.key(), known.state.read())).collect();
+    let newer = merged.payouts.iter().filter(|(key, (_, told))| known.get(&row_key(key)) < Some(told));
+    write_rows(tx, UPDATE, newer.map(|(key, (payout, told))| row(key, payout, told)).collect()).await
+}
+
+#[derive(sqlx::FromRow)]
+struct BankRow {
+    status: String,
+    failure_code: Option<String>,
+    told_at_us: i64,
+}
+
+impl BankRow {
+    fn read(&self) -> BankState {
+        BankState::new(self.status.clone(), self.failure_code.clone(), self.told_at_us)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(bits: u8, reason: Option<&str>, at_s: i64) -> AccountState {
+        AccountState::told(&PayoutAccount {
+            account_id: "acct_1".to_owned(),
+            transfers_active: bits & 1 != 0,
+            payouts_enabled: bits & 2 != 0,
+            charges_enabled: bits & 4 != 0,
+            details_submitted: bits & 8 != 0,
+            disabled_reason: reason.map(str::to_owned),
+            at: Timestamp::from_secs(at_s),
+        })
+    }
+
+    fn statements() -> Vec<AccountState> {
+        let mut all =
+            vec![AccountState::gone(Timestamp::from_secs(1)), AccountState::gone(Timestamp::from_secs(2))];
+        for at_s in [1, 2] {
+            for bits in [0b1111, 0b0111, 0b1101, 0b0010] {
+                for reason in [None, Some("listed"), Some("rejected.fraud")] {
+                    all.push(account(bits, reason, at_s));
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn statements_of_an_account_join_to_the_same_in_every_order_and_grouping() {
+        let all = statements();
+        for a in &all {
+            assert_eq!(a.join(a), *a);
+            for b in &all {
+                assert_eq!(a.join(b), b.join(a));
+                for c in &all {
+                    assert_eq!(a.join(b).join(c), a.join(&b.join(c)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn newer_wins_then_gone_then_the_stricter_of_each_switch() {
+        let (all_on, none_on) = (account(0b1111, None, 1), account(0, Some("listed"), 1));
+        assert_eq!(all_on.join(&account(0b0011, None, 2)), account(0b0011, None, 2));
+        assert_eq!(all_on.join(&none_on), none_on);
+        assert_eq!(account(0b0101, None, 1).join(&account(0b0110, None, 1)), account(0b0100, None, 1));
+        let gone = AccountState::gone(Timestamp::from_secs(1));
+        assert_eq!(none_on.join(&gone), gone);
+        assert_eq!(gone.join(&account(0b1111, None, 2)), account(0b1111, None, 2));
+    }
+
+    #[test]
+    fn a_failed_bank_payout_outranks_a_paid_one_of_the_same_second_only() {
+        let told = |status: &str, at| BankState::new(status.to_owned(), None, at);
+        assert!(told("failed", 1) > told("paid", 1));
+        assert!(told("paid", 1) > told("in_transit", 1));
+        assert!(told("paid", 2) > told("failed", 1));
+    }
 }

@@ -33,7 +33,7 @@ fn too_much(id: &str) -> [Value; 2] {
 /// Our id of the event of endpoint `a`.
 async fn inbox_id(shop: &Shop, provider_event_id: &str) -> String {
     let mut conn = shop.node.app.db.read().await.unwrap();
-    inbox::find(&mut conn, provider_event_id).await.unwrap().unwrap().id
+    inbox::list_named(&mut conn, provider_event_id).await.unwrap().remove(0).id
 }
 
 async fn change(db: &Db, sql: &'static str) {

@@ -23,7 +23,7 @@ use remit::{
     http::serve::{Limits, serve},
     providers::EventHead,
     store::{
-        Db, DbOptions,
+        Db, DbOptions, Sql, StoreError,
         inbox::{self, EventSource, Inserted, NewEvent},
     },
 };
@@ -113,6 +113,50 @@ on_each_engine! {
         }
         assert_eq!(bodies(&db.db).await["evt_1"], b"first");
         assert_eq!(findings(&db.db).await, [("event_body_changed".to_owned(), "critical".to_owned())]);
+    }
+
+    async fn a_row_that_the_database_did_not_keep_is_never_acknowledged(db: TestDb) {
+        const SKIP: Sql = Sql {
+            sqlite: "CREATE TRIGGER skip BEFORE INSERT ON inbox WHEN NEW.provider_event_id = 'evt_2'
+                     BEGIN SELECT RAISE(IGNORE); END",
+            postgres: "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                       IF NEW.provider_event_id = 'evt_2' THEN RETURN NULL; END IF; RETURN NEW; END $$",
+        };
+        const ARM: Sql = Sql {
+            sqlite: "SELECT 1",
+            postgres: "CREATE TRIGGER skip BEFORE INSERT ON inbox FOR EACH ROW EXECUTE FUNCTION skip()",
+        };
+        let mut tx = db.db.begin().await.unwrap();
+        tx.q(SKIP).exec().await.unwrap();
+        tx.q(ARM).exec().await.unwrap();
+        tx.commit().await.unwrap();
+
+        let events = ["evt_1", "evt_2"].map(|id| event("ep_a", "", false, id, b"{}"));
+        let mut tx = db.db.begin().await.unwrap();
+        let refused = inbox::insert_batch(&mut tx, &events).await.unwrap_err();
+        assert!(matches!(refused, StoreError::RowsAffected { expected: 2, actual: 1 }), "{refused}");
+        tx.rollback().await.unwrap();
+        assert_eq!(insert(&db.db, &events[..1]).await, [Inserted::New]);
+    }
+
+    async fn an_id_of_the_provider_names_every_event_that_carries_it_and_ours_names_one(db: TestDb) {
+        let events = ["ep_a", "ep_b"].map(|endpoint| event(endpoint, "", false, "evt_1", b"{}"));
+        insert(&db.db, &events).await;
+        insert(&db.db, &[event("ep_a", "", false, "evt_2", b"{}")]).await;
+        let mut conn = db.db.read().await.unwrap();
+        let mut endpoints: Vec<String> =
+            inbox::list_named(&mut conn, "evt_1").await.unwrap().into_iter().map(|row| row.endpoint_id).collect();
+        endpoints.sort();
+        assert_eq!(endpoints, ["ep_a", "ep_b"]);
+        assert!(inbox::list_named(&mut conn, "evt_3").await.unwrap().is_empty());
+        assert!(inbox::find(&mut conn, "evt_1").await.unwrap().is_none());
+        for event in &events {
+            let id = event.id.as_str();
+            let [named] = inbox::list_named(&mut conn, id).await.unwrap().try_into().unwrap();
+            assert_eq!(named.id, id);
+            assert_eq!(inbox::find(&mut conn, id).await.unwrap().unwrap().id, id);
+            assert_eq!(inbox::find_by_key(&mut conn, event.key()).await.unwrap().unwrap().id, id);
+        }
     }
 
     async fn over_http_a_changed_body_is_a_duplicate_and_the_first_is_kept(db: TestDb) {

@@ -2,9 +2,23 @@
 
 use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
-use remit::store::{Db, DbOptions, Sql, StoreError};
+use remit::{
+    domain::{
+        book::{Realm, Scope},
+        fact::{BankPayout, Fact, PayoutAccount},
+        ids::ProjectId,
+        money::Currency,
+        time::Timestamp,
+    },
+    store::{Db, DbOptions, Sql, StoreError, transfers},
+};
+use serde_json::json;
 
-use crate::support::{TestDb, on_each_engine, pg, proxy::GatedProxy};
+use crate::support::{
+    TestDb, on_each_engine, pg,
+    proxy::GatedProxy,
+    shop::{Shop, charge},
+};
 
 const CREATE_NOTE: Sql = Sql {
     sqlite: "CREATE TABLE note (
@@ -241,6 +255,114 @@ on_each_engine! {
     }
 }
 
+fn account(id: &str, bits: u8, disabled_reason: Option<&str>, at_s: i64) -> Fact {
+    Fact::PayoutAccount(PayoutAccount {
+        account_id: id.to_owned(),
+        transfers_active: bits & 1 != 0,
+        payouts_enabled: bits & 2 != 0,
+        charges_enabled: bits & 4 != 0,
+        details_submitted: bits & 8 != 0,
+        disabled_reason: disabled_reason.map(str::to_owned),
+        at: Timestamp::from_secs(at_s),
+    })
+}
+
+fn bank_payout(id: &str, status: &str, failure_code: Option<&str>, at_s: i64) -> Fact {
+    Fact::BankPayout(BankPayout {
+        account_id: "acct_1".to_owned(),
+        payout_id: id.to_owned(),
+        amount: 500,
+        currency: Currency::parse("usd").unwrap(),
+        status: status.to_owned(),
+        failure_code: failure_code.map(str::to_owned),
+        at: Timestamp::from_secs(at_s),
+    })
+}
+
+/// Every order of `0..count`.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    if count == 0 {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for shorter in orders(count - 1) {
+        for place in 0..count {
+            let mut order = shorter.clone();
+            order.insert(place, count - 1);
+            all.push(order);
+        }
+    }
+    all
+}
+
+/// Saves what `told` says of one object in every order, cut into batches in every way, each time of an
+/// object of its own.
+async fn save_in_every_order(db: &Db, count: usize, told: impl Fn(&str, usize) -> Fact) {
+    let scope = Scope {
+        project_id: ProjectId::parse("proj_default").unwrap(),
+        realm: Realm::new("stripe", false, ""),
+    };
+    let mut tx = db.begin().await.unwrap();
+    for (number, order) in orders(count).iter().enumerate() {
+        for cuts in 0..1_u32 << (count - 1) {
+            let id = format!("{number}_{cuts}");
+            let mut batch = Vec::new();
+            for (place, which) in order.iter().enumerate() {
+                batch.push(told(&id, *which));
+                if place + 1 == count || cuts & (1 << place) != 0 {
+                    transfers::save(&mut tx, batch.iter().map(|fact| (&scope, fact))).await.unwrap();
+                    batch.clear();
+                }
+            }
+        }
+    }
+    tx.commit().await.unwrap();
+}
+
+on_each_engine! {
+    async fn statements_about_an_account_end_the_same_in_every_order_and_batch(db: TestDb) {
+        const DISTINCT: &str = "SELECT DISTINCT transfers_active, payouts_enabled, charges_enabled,
+                details_submitted, disabled_reason, gone, told_at_us
+            FROM provider_account";
+        type State = (bool, bool, bool, bool, Option<String>, bool, i64);
+        async fn states(db: &Db) -> Vec<State> {
+            let states = db.read().await.unwrap().q(DISTINCT).all().await.unwrap();
+            let mut tx = db.begin().await.unwrap();
+            tx.q("DELETE FROM provider_account").exec().await.unwrap();
+            tx.commit().await.unwrap();
+            states
+        }
+        let gone = |id: &str, at_s| Fact::PayoutAccountGone { account_id: id.to_owned(), at: Timestamp::from_secs(at_s) };
+        save_in_every_order(&db.db, 4, |id, which| match which {
+            0 => account(id, 0b1111, None, 9),
+            1 => account(id, 0b1101, Some("Listed"), 10),
+            2 => account(id, 0b0111, Some("listed"), 10),
+            _ => gone(id, 9),
+        }).await;
+        let strictest = (true, false, true, false, Some("listed".to_owned()), false, 10_000_000);
+        assert_eq!(states(&db.db).await, [strictest]);
+        save_in_every_order(&db.db, 3, |id, which| match which {
+            0 => account(id, 0b1111, None, 10),
+            1 => account(id, 0, Some("listed"), 10),
+            _ => gone(id, 10),
+        }).await;
+        assert_eq!(states(&db.db).await, [(false, false, false, false, None, true, 10_000_000)]);
+    }
+
+    async fn statements_about_a_bank_payout_end_the_same_in_every_order_and_batch(db: TestDb) {
+        const DISTINCT: &str = "SELECT DISTINCT status, failure_code, told_at_us FROM bank_payout";
+        save_in_every_order(&db.db, 4, |id, which| match which {
+            0 => bank_payout(id, "in_transit", None, 10),
+            1 => bank_payout(id, "paid", None, 10),
+            2 => bank_payout(id, "failed", Some("account_closed"), 10),
+            _ => bank_payout(id, "paid", None, 9),
+        }).await;
+        let states: Vec<(String, Option<String>, i64)> =
+            db.db.read().await.unwrap().q(DISTINCT).all().await.unwrap();
+        assert_eq!(states, [("failed".to_owned(), Some("account_closed".to_owned()), 10_000_000)]);
+    }
+}
+
 async fn applied(db: &Db) -> Vec<(i64, Vec<u8>)> {
     let mut conn = db.read().await.unwrap();
     conn.q("SELECT version, checksum FROM schema_migration ORDER BY version").all().await.unwrap()
@@ -348,8 +470,28 @@ mod sqlite {
             // 2 is FULL, 1 would be NORMAL.
             assert_eq!(conn.q("PRAGMA synchronous").scalar::<i64>().await.unwrap(), Some(2));
             assert_eq!(conn.q("PRAGMA foreign_keys").scalar::<bool>().await.unwrap(), Some(true));
+            assert_eq!(conn.q("PRAGMA recursive_triggers").scalar::<bool>().await.unwrap(), Some(true));
         }
         assert!(conn.q("CREATE TABLE t (a INTEGER) STRICT").exec().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn replacing_a_row_of_the_ledger_is_refused_like_deleting_it() {
+        let db = TestDb::sqlite().await;
+        let shop = Shop::open(&db.db, 16).await;
+        let mut sale = charge("x", 1_000, None);
+        sale["data"]["object"]["metadata"] = json!({ "referral_code": "ada" });
+        shop.tell_and_process(&[sale]).await;
+        for statement in [
+            "INSERT OR REPLACE INTO entry SELECT * FROM entry",
+            "INSERT OR REPLACE INTO posting SELECT * FROM posting",
+            "REPLACE INTO posting (entry_id, line, owner_id, account, side, amount_minor)
+             SELECT entry_id, line, owner_id, account, side, amount_minor + 1 FROM posting",
+        ] {
+            let mut tx = db.db.begin().await.unwrap();
+            let refused = tx.q(statement).exec().await.expect_err(statement);
+            assert!(refused.to_string().contains("append-only"), "{statement}: {refused}");
+        }
     }
 
     #[tokio::test]
@@ -453,6 +595,34 @@ mod postgres {
         assert!(error.is_unavailable(), "{error}");
         drop(tx);
         assert_eq!(node.read().await.unwrap().q("SELECT TRUE").scalar().await.unwrap(), Some(true));
+    }
+
+    #[tokio::test]
+    async fn two_nodes_that_hold_a_sale_each_may_name_the_other_ones() {
+        const LOCK: Sql = remit::for_update!("SELECT id FROM sale WHERE id = $1");
+        const NAME: &str = "INSERT INTO sale_alias (project_id, realm, kind, object_id, sale_id)
+            VALUES ('proj_default', 'external', 'external', $1, $1)";
+        let Some(db) = TestDb::postgres(module_path!()).await else { return };
+        let mut tx = db.db.begin().await.unwrap();
+        for id in ["sale_1", "sale_2"] {
+            tx.q("INSERT INTO sale (id, project_id, realm, status, refunded_minor, disputed_minor,
+                      received_at_us, created_at_us)
+                  VALUES ($1, 'proj_default', 'external', 'open', 0, 0, 0, 0)")
+                .bind(id)
+                .exec()
+                .await
+                .unwrap();
+        }
+        tx.commit().await.unwrap();
+
+        let (mut one, mut two) = (db.db.begin().await.unwrap(), db.db.begin().await.unwrap());
+        one.q(LOCK).bind("sale_1").scalar::<String>().await.unwrap();
+        two.q(LOCK).bind("sale_2").scalar::<String>().await.unwrap();
+        // The foreign-key check of each reads a row that the other has locked, and does not wait.
+        one.q(NAME).bind("sale_2").exec().await.unwrap();
+        two.q(NAME).bind("sale_1").exec().await.unwrap();
+        one.commit().await.unwrap();
+        two.commit().await.unwrap();
     }
 
     #[tokio::test]
