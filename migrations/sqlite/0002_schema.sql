@@ -1,5 +1,7 @@
 -- The domain tables. Times are microseconds since the Unix epoch, UTC; amounts are minor units; ids,
--- states and currency codes are lower-case text. Every table has the same columns on both engines.
+-- states and currency codes are lower-case text. Keys begin
+-- with their most selective column: a planner without statistics, as on a fresh install, would otherwise
+-- walk everything of one project. Every table has the same columns on both engines.
 
 -- Owners and affiliates are both organizations.
 CREATE TABLE organization (
@@ -170,7 +172,7 @@ CREATE TABLE provider_account (
     disabled_reason   TEXT,
     gone              INTEGER NOT NULL CHECK (gone IN (0, 1)),
     told_at_us        INTEGER NOT NULL,
-    PRIMARY KEY (project_id, realm, account_id)
+    PRIMARY KEY (account_id, realm, project_id)
 ) STRICT;
 
 -- A provider's payment. The cached columns are computed from the fact rows below at every fold.
@@ -197,10 +199,9 @@ CREATE TABLE sale_alias (
     kind       TEXT NOT NULL,
     object_id  TEXT NOT NULL,
     sale_id    TEXT NOT NULL REFERENCES sale (id),
-    PRIMARY KEY (project_id, realm, kind, object_id)
+    PRIMARY KEY (object_id, kind, realm, project_id)
 ) STRICT;
 CREATE INDEX sale_alias_by_sale ON sale_alias (sale_id);
-CREATE INDEX sale_alias_by_object ON sale_alias (object_id);
 
 -- Fact: captured money of one object.
 CREATE TABLE payment (
@@ -218,11 +219,11 @@ CREATE TABLE payment (
     customer       TEXT,
     subscription   TEXT,
     billing_reason TEXT,
-    PRIMARY KEY (project_id, realm, kind, object_id)
+    PRIMARY KEY (object_id, kind, realm, project_id)
 ) STRICT;
 CREATE INDEX payment_by_sale ON payment (sale_id);
-CREATE INDEX payment_by_customer ON payment (project_id, realm, customer) WHERE customer IS NOT NULL;
-CREATE INDEX payment_by_subscription ON payment (project_id, realm, subscription) WHERE subscription IS NOT NULL;
+CREATE INDEX payment_by_customer ON payment (customer, realm, project_id) WHERE customer IS NOT NULL;
+CREATE INDEX payment_by_subscription ON payment (subscription, realm, project_id) WHERE subscription IS NOT NULL;
 
 -- Normalised e-mail addresses of the buyer, apart from the money so that they can be erased.
 CREATE TABLE sale_buyer (
@@ -242,7 +243,7 @@ CREATE TABLE refund (
     amount_minor INTEGER NOT NULL,
     currency     TEXT NOT NULL,
     status       TEXT NOT NULL CHECK (status IN ('awaiting_approval', 'active', 'void')),
-    PRIMARY KEY (project_id, realm, refund_id)
+    PRIMARY KEY (refund_id, realm, project_id)
 ) STRICT;
 CREATE INDEX refund_by_sale ON refund (sale_id);
 
@@ -255,7 +256,7 @@ CREATE TABLE refund_total (
     sale_id     TEXT NOT NULL REFERENCES sale (id),
     total_minor INTEGER NOT NULL,
     currency    TEXT NOT NULL,
-    PRIMARY KEY (project_id, realm, charge_kind, charge_id)
+    PRIMARY KEY (charge_id, charge_kind, realm, project_id)
 ) STRICT;
 CREATE INDEX refund_total_by_sale ON refund_total (sale_id);
 
@@ -272,7 +273,7 @@ CREATE TABLE dispute (
     phase            TEXT NOT NULL CHECK (phase IN ('inquiry', 'inquiry_closed', 'open', 'lost', 'won')),
     withdrawn_minor  INTEGER NOT NULL,
     reinstated_minor INTEGER NOT NULL,
-    PRIMARY KEY (project_id, realm, dispute_id)
+    PRIMARY KEY (dispute_id, realm, project_id)
 ) STRICT;
 CREATE INDEX dispute_by_sale ON dispute (sale_id);
 
@@ -286,7 +287,7 @@ CREATE TABLE chargeback_reversal (
     charge_id    TEXT NOT NULL,
     amount_minor INTEGER NOT NULL,
     currency     TEXT NOT NULL,
-    PRIMARY KEY (project_id, realm, reverse_id)
+    PRIMARY KEY (reverse_id, realm, project_id)
 ) STRICT;
 CREATE INDEX chargeback_reversal_by_sale ON chargeback_reversal (sale_id);
 
@@ -298,7 +299,7 @@ CREATE TABLE carrier (
     kind        TEXT NOT NULL CHECK (kind IN ('subscription', 'customer')),
     carrier_id  TEXT NOT NULL,
     ended_at_us INTEGER,
-    PRIMARY KEY (project_id, realm, kind, carrier_id)
+    PRIMARY KEY (carrier_id, kind, realm, project_id)
 ) STRICT;
 
 -- Fact: a code told for a sale object, a subscription or a customer.
@@ -310,7 +311,7 @@ CREATE TABLE attribution_hint (
     source       INTEGER NOT NULL,              -- precedence: metadata key index, 100000 client reference, 100001 coupon
     code         TEXT NOT NULL,
     at_us        INTEGER NOT NULL,                 -- earliest time it was told
-    PRIMARY KEY (project_id, realm, subject_kind, subject_id, source, code)
+    PRIMARY KEY (subject_id, subject_kind, realm, project_id, source, code)
 ) STRICT;
 
 -- Which events said something about a sale.
@@ -454,7 +455,7 @@ CREATE TABLE transfer (
     of_charge      INTEGER NOT NULL CHECK (of_charge IN (0, 1)),
     reversed_minor INTEGER NOT NULL,            -- highest cumulative amount told
     created_at_us  INTEGER NOT NULL,
-    PRIMARY KEY (project_id, realm, transfer_id)
+    PRIMARY KEY (transfer_id, realm, project_id)
 ) STRICT;
 CREATE INDEX transfer_by_intent ON transfer (intent_id) WHERE intent_id IS NOT NULL;
 
@@ -464,7 +465,7 @@ CREATE TABLE transfer_reversal (
     reversal_id  TEXT NOT NULL,
     transfer_id  TEXT NOT NULL,
     amount_minor INTEGER NOT NULL,
-    PRIMARY KEY (project_id, realm, reversal_id)
+    PRIMARY KEY (reversal_id, realm, project_id)
 ) STRICT;
 
 -- Payouts of connected accounts to their banks: shown, never ours.
@@ -478,7 +479,7 @@ CREATE TABLE bank_payout (
     status       TEXT NOT NULL,
     failure_code TEXT,
     told_at_us   INTEGER NOT NULL,
-    PRIMARY KEY (project_id, realm, payout_id)
+    PRIMARY KEY (payout_id, realm, project_id)
 ) STRICT;
 
 -- The organization and project that the default endpoints belong to.
