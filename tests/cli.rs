@@ -335,6 +335,31 @@ fn a_dry_run_tells_the_outcome_and_writes_nothing() {
 }
 
 #[test]
+fn an_id_that_several_events_carry_shows_all_of_them_and_retries_none() {
+    const COPY: &str =
+        "INSERT INTO inbox SELECT 'in_other', provider, 'ep_other', project_id, account, livemode,
+            provider_event_id, event_type, provider_created_at_us, received_at_us, source, state, reason,
+            attempts, next_attempt_at_us, processed_at_us, body, body_sha256
+        FROM inbox";
+    let bench = Bench::migrated();
+    bench.write("event.json", event("1", false));
+    bench.json(&["replay", "event.json"], 0);
+    let own = bench.events()[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(bench.json(&["events", "show", "evt_1"], 0)["id"], json!(own));
+    bench.tamper(&[COPY]);
+    let shared = bench.json(&["events", "show", "evt_1"], 0);
+    let mut ids: Vec<&str> =
+        shared.as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    let mut both = [own.as_str(), "in_other"];
+    both.sort_unstable();
+    assert_eq!(ids, both);
+    assert_eq!(bench.json(&["events", "show", "in_other"], 0)["endpoint_id"], "ep_other");
+    let refused = bench.run(&["events", "retry", "evt_1"]).ends_with(1);
+    assert!(refused.err.contains(&own) && refused.err.contains("in_other"), "{}", refused.err);
+}
+
+#[test]
 fn events_of_the_other_mode_are_refused_in_both_directions() {
     let bench = Bench::migrated();
     bench.write("live.json", event("live", true));

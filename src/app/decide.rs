@@ -13,23 +13,24 @@ use crate::{
     domain::{
         book::{FoldError, Sale, is_allowed},
         commission::{ClawbackReason, Commission, CommissionState, Decision, DecisionKind},
-        ids::{DecisionId, EnrollmentId, OrganizationId, ProgramId, SaleId},
+        ids::{ConversionId, DecisionId, EnrollmentId, OrganizationId, ProgramId, SaleId},
         ledger::Cause,
         program::normalise_code,
+        time::Timestamp,
     },
     failpoint::{self, Failpoint},
     store::{
         StoreError,
         commissions::{self, NewDecision},
         programs,
-        views::{self, ConversionRow},
+        views::{self, ConversionRow, DecidedRow},
     },
 };
 
 /// A decision to be taken.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// About which sale.
+    /// About which sale; where it was merged, the decision is about the sale that carries it now.
     pub sale_id: SaleId,
     /// Whose commission.
     pub enrollment_id: EnrollmentId,
@@ -62,6 +63,18 @@ pub enum DecideError {
         /// The state.
         state: CommissionState,
     },
+    /// More than the commission, or nothing, would be clawed back.
+    #[error("amount_cents must be between 1 and {commission}, the amount of the commission")]
+    AmountOutside {
+        /// The commission, minor units.
+        commission: i64,
+    },
+    /// The caller's key took another decision before.
+    #[error("this Idempotency-Key has taken another decision before; use a new key for a new decision")]
+    KeyReused,
+    /// The sale is being merged again and again.
+    #[error("the sale is being merged into another; try again")]
+    Merging,
     /// A payout took part of the commission, so its attribution stands.
     #[error("a payout has claimed this sale's commission; its attribution cannot change")]
     Frozen,
@@ -82,37 +95,56 @@ pub struct Decided {
     pub commission: Option<Commission>,
 }
 
+/// How often a decision is started again because another transaction was in the way.
+const CONFLICTS_MAX: u32 = 8;
+
 /// Stores a decision and folds the sale, in one transaction.
 ///
 /// # Errors
 /// [`DecideError`]; nothing is half done.
 pub async fn decide(app: &App, request: &Request) -> Result<Decided, DecideError> {
+    let mut conflicts = 0;
+    loop {
+        let error = match decide_once(app, request).await {
+            Ok(decided) => return Ok(decided),
+            Err(error) => error,
+        };
+        let is_conflict = match &error {
+            DecideError::Merging => true,
+            // A taken key is the same request sent twice at once: the second try finds the decision.
+            DecideError::Store(error) => error.is_retryable() || error.is_unique_violation(),
+            DecideError::NoSale
+            | DecideError::NoCommission
+            | DecideError::NotAllowed { .. }
+            | DecideError::AmountOutside { .. }
+            | DecideError::KeyReused
+            | DecideError::Frozen
+            | DecideError::Fold(_) => false,
+        };
+        if !is_conflict || conflicts == CONFLICTS_MAX {
+            return Err(error);
+        }
+        conflicts += 1;
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn decide_once(app: &App, request: &Request) -> Result<Decided, DecideError> {
     let now = app.now();
     let mut tx = app.db.begin().await?;
-    let only = BTreeSet::from([request.sale_id.clone()]);
-    let mut book = match fold::load(&mut tx, &only).await {
-        Err(StoreError::RowsAffected { .. }) => return Err(DecideError::NoSale),
-        book => book?,
-    };
-    let Some(sale) = book.touch(&request.sale_id) else { return Err(DecideError::NoSale) };
+    let sale_id = views::find_survivor(&mut tx, &request.sale_id).await?.ok_or(DecideError::NoSale)?;
+    let mut book = fold::load(&mut tx, &BTreeSet::from([sale_id.clone()])).await?;
+    let sale = book.touch(&sale_id).ok_or(DecideError::NoSale)?;
     if sale.merged_into.is_some() {
-        return Err(DecideError::NoSale);
+        // It was merged between the look and the lock. Locking the next one now would be out of order.
+        return Err(DecideError::Merging);
     }
-    let id = match &request.idempotency_key {
-        None => new_id!(DecisionId, now),
-        Some(key) => {
-            let kind = request.kind.as_str();
-            DecisionId::derived(&[
-                &request.actor,
-                key,
-                kind,
-                request.enrollment_id.as_str(),
-                request.sale_id.as_str(),
-            ])
-        }
-    };
-    if let Some(taken) = repeated(request, sale, &id) {
-        return Ok(taken);
+    let id = decision_id(request, now);
+    if let Some(taken) = views::find_decision(&mut tx, &id).await? {
+        return repeated(request, sale, &id, &taken);
+    }
+    if let Some(standing) = standing(request, sale) {
+        return Ok(standing);
     }
     check(request, &sale.commissions)?;
     let decision = Decision {
@@ -125,7 +157,7 @@ pub async fn decide(app: &App, request: &Request) -> Result<Decided, DecideError
     };
     let new = NewDecision {
         decision: decision.clone(),
-        sale_id: request.sale_id.clone(),
+        sale_id: sale_id.clone(),
         note: request.note.clone(),
         actor: request.actor.clone(),
     };
@@ -142,31 +174,59 @@ pub async fn decide(app: &App, request: &Request) -> Result<Decided, DecideError
         Err(FoldAndRecordError::Store(error)) => return Err(error.into()),
         Err(FoldAndRecordError::Fold(error)) => return Err(error.into()),
     }
-    let commission = book
-        .sale(&request.sale_id)
-        .and_then(|sale| sale.commissions.iter().find(|known| known.enrollment_id == request.enrollment_id))
-        .cloned();
+    let commission = book.sale(&sale_id).and_then(|sale| commission_of(request, sale)).cloned();
     failpoint::reach(Failpoint::DecideBeforeCommit);
     tx.commit().await?;
     failpoint::reach(Failpoint::DecideAfterCommit);
     Ok(Decided { decision, commission })
 }
 
-/// The answer to a request that only repeats what was decided: the same key, or an approval or
-/// rejection that stands.
-fn repeated(request: &Request, sale: &Sale, id: &DecisionId) -> Option<Decided> {
-    let commission = sale.commissions.iter().find(|known| known.enrollment_id == request.enrollment_id);
+/// The id of the decision. With a key of the caller's it is the same at every repeat, and says nothing of
+/// the sale: a repeat that meets the sale under the id of another, after a merge, is still a repeat.
+fn decision_id(request: &Request, now: Timestamp) -> DecisionId {
+    match &request.idempotency_key {
+        None => new_id!(DecisionId, now),
+        Some(key) => {
+            DecisionId::derived(&[&request.actor, key, request.kind.as_str(), request.enrollment_id.as_str()])
+        }
+    }
+}
+
+fn commission_of<'s>(request: &Request, sale: &'s Sale) -> Option<&'s Commission> {
+    sale.commissions.iter().find(|known| known.enrollment_id == request.enrollment_id)
+}
+
+/// The answer to a key that has taken a decision before: the same decision, if it is the same request.
+/// Decisions follow their sale into a merge, so the sale is compared as it is now.
+fn repeated(
+    request: &Request,
+    sale: &Sale,
+    id: &DecisionId,
+    taken: &DecidedRow,
+) -> Result<Decided, DecideError> {
+    let is_same = |known: &&Decision| {
+        known.id == *id
+            && known.reason == request.reason
+            && known.amount == request.amount
+            && taken.sale_id == sale.id.as_str()
+            && taken.note == request.note
+    };
+    let decision = sale.decisions.iter().find(is_same).ok_or(DecideError::KeyReused)?.clone();
+    Ok(Decided { decision, commission: commission_of(request, sale).cloned() })
+}
+
+/// The answer to an approval or a rejection that was given before and stands.
+fn standing(request: &Request, sale: &Sale) -> Option<Decided> {
+    let commission = commission_of(request, sale);
     let stands = match request.kind {
         DecisionKind::Approve | DecisionKind::Reject => {
             commission.is_some_and(|known| !is_allowed(request.kind, known.state))
         }
         DecisionKind::Attribute | DecisionKind::Clawback => false,
     };
-    let is_it = |known: &&Decision| {
-        known.id == *id
-            || (stands && known.kind == request.kind && known.enrollment_id == request.enrollment_id)
-    };
-    let decision = sale.decisions.iter().rev().find(is_it)?.clone();
+    let is_it =
+        |known: &&Decision| known.kind == request.kind && known.enrollment_id == request.enrollment_id;
+    let decision = sale.decisions.iter().rev().find(is_it).filter(|_| stands)?.clone();
     Some(Decided { decision, commission: commission.cloned() })
 }
 
@@ -184,11 +244,15 @@ fn check(request: &Request, commissions: &[Commission]) -> Result<(), DecideErro
         .iter()
         .find(|known| known.enrollment_id == request.enrollment_id)
         .ok_or(DecideError::NoCommission)?;
-    if is_allowed(request.kind, commission.state) {
-        Ok(())
-    } else {
-        Err(DecideError::NotAllowed { state: commission.state })
+    if !is_allowed(request.kind, commission.state) {
+        return Err(DecideError::NotAllowed { state: commission.state });
     }
+    // Of the commission and not of what is accrued: under review nothing is accrued yet, and a part may
+    // be taken all the same.
+    if request.amount.is_some_and(|amount| !(1..=commission.amount).contains(&amount)) {
+        return Err(DecideError::AmountOutside { commission: commission.amount });
+    }
+    Ok(())
 }
 
 impl From<DecideError> for Refusal {
@@ -196,6 +260,11 @@ impl From<DecideError> for Refusal {
         match error {
             DecideError::NoSale | DecideError::NoCommission => Self::NotFound,
             DecideError::NotAllowed { .. } => Self::conflict("INVALID_STATE", error.to_string()),
+            DecideError::AmountOutside { .. } => {
+                Self::invalid("INVALID_AMOUNT", "amount_cents", error.to_string())
+            }
+            DecideError::KeyReused => Self::conflict("IDEMPOTENCY_MISMATCH", error.to_string()),
+            DecideError::Merging => Self::conflict("SALE_MERGING", error.to_string()),
             DecideError::Frozen => Self::conflict("ATTRIBUTION_FROZEN", error.to_string()),
             DecideError::Store(error) => Self::Store(error),
             DecideError::Fold(_) => Self::conflict("NOT_COMPUTABLE", error.to_string()),
@@ -218,7 +287,8 @@ pub struct OnConversion {
     pub idempotency_key: Option<String>,
 }
 
-/// Decides about a conversion of a program.
+/// Decides about a conversion of a program. Where its sale was merged, this decides about the conversion
+/// of the same affiliate that carries it now, and gives that one.
 ///
 /// # Errors
 /// [`Refusal::NotFound`] for a conversion of another program or owner, [`Refusal::Conflict`] when its
@@ -227,7 +297,7 @@ pub async fn decide_conversion(
     app: &App,
     by: &Principal,
     program: &ProgramId,
-    conversion: &str,
+    conversion: &ConversionId,
     what: OnConversion,
 ) -> Result<ConversionRow, Refusal> {
     by.require(Scope::Decide)?;
@@ -240,10 +310,6 @@ pub async fn decide_conversion(
     if row.program_id != program.as_str() {
         return Err(Refusal::NotFound);
     }
-    if what.amount.is_some_and(|amount| amount <= 0 || amount > row.earned_minor) {
-        let message = "amount_cents must be between 1 and what the commission earned";
-        return Err(Refusal::invalid("INVALID_AMOUNT", "amount_cents", message));
-    }
     let request = Request {
         sale_id: SaleId::parse(&row.sale_id).map_err(|_| Refusal::NotFound)?,
         enrollment_id: EnrollmentId::parse(&row.enrollment_id).map_err(|_| Refusal::NotFound)?,
@@ -254,9 +320,10 @@ pub async fn decide_conversion(
         actor: by.actor().to_owned(),
         idempotency_key: what.idempotency_key,
     };
-    decide(app, &request).await?;
+    let decided = decide(app, &request).await?;
+    let carrying = decided.commission.as_ref().map_or(conversion, |commission| &commission.conversion_id);
     let mut conn = app.db.read().await?;
-    views::find_conversion(&mut conn, conversion).await?.ok_or(Refusal::NotFound)
+    views::find_conversion(&mut conn, carrying).await?.ok_or(Refusal::NotFound)
 }
 
 /// Whom a sale is to be attributed to.
@@ -280,6 +347,7 @@ pub async fn attribute_sale(
     sale: &str,
     to: To,
     note: String,
+    idempotency_key: Option<String>,
 ) -> Result<Decided, Refusal> {
     by.require(Scope::Decide)?;
     let mut conn = app.db.read().await?;
@@ -299,7 +367,7 @@ pub async fn attribute_sale(
         amount: None,
         note: Some(note),
         actor: by.actor().to_owned(),
-        idempotency_key: None,
+        idempotency_key,
     };
     Ok(decide(app, &request).await?)
 }
@@ -312,6 +380,8 @@ async fn enrollment_of(
 ) -> Result<EnrollmentId, Refusal> {
     let (codes, ids, param) = match to {
         To::Enrollment(id) => (Vec::new(), vec![id], "enrollment_id"),
+        // A code with control characters is nobody's, and not every database can be asked for it.
+        To::Code(code) if code.chars().any(char::is_control) => (Vec::new(), Vec::new(), "code"),
         To::Code(code) => (vec![(owner.clone(), normalise_code(&code))], Vec::new(), "code"),
     };
     let directory = programs::load_directory(conn, &codes, &ids).await?;

@@ -186,19 +186,24 @@ fn default_endpoint(config: &Config, id: &EndpointId) -> Option<Endpoint> {
 /// How long a found endpoint is remembered, and so how long a deleted one may go on taking events.
 pub const CACHE_S: i64 = 5;
 
-/// More endpoints than this are not remembered at once.
+/// How long it is remembered that there is no such endpoint. Ids are made up by us and cannot be guessed,
+/// so nobody calls one before it exists.
+const MISS_S: i64 = 2;
+
+/// More endpoints than this are not remembered at once, and not more misses.
 const CACHE_ENTRIES: usize = 1_024;
 
-/// Remembers found endpoints for a few seconds, so that a busy endpoint costs no query and no opening
-/// per event. What was not found is not remembered: a new endpoint works at once, and made-up ids fill
-/// nothing.
+/// Remembers for a few seconds what was found and what was not, so that a busy endpoint costs no query and
+/// no opening per event, and an unsigned request for a made-up id no query either when it is repeated.
+/// Misses have a place of their own: made-up ids drive no real one out.
 #[derive(Debug, Default)]
-pub struct EndpointCache(Mutex<HashMap<EndpointId, Remembered>>);
+pub struct EndpointCache(Mutex<Remembered>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Remembered {
-    endpoint: Arc<Endpoint>,
-    until: Timestamp,
+    found: HashMap<EndpointId, (Arc<Endpoint>, Timestamp)>,
+    /// With the provider in whose name it was asked for.
+    missed: HashMap<(EndpointId, String), Timestamp>,
 }
 
 impl EndpointCache {
@@ -213,25 +218,53 @@ impl EndpointCache {
         id: &EndpointId,
     ) -> Result<Option<Arc<Endpoint>>, Refusal> {
         let now = app.now();
-        if let Some(endpoint) = self.remembered(id, now) {
-            return Ok(Some(endpoint).filter(|endpoint| endpoint.provider == provider));
+        match self.look_up(provider, id, now) {
+            Memory::Found(endpoint) => return Ok(Some(endpoint)),
+            Memory::Missed => return Ok(None),
+            Memory::Empty => {}
         }
-        let Some(endpoint) = find(app, provider, id).await?.map(Arc::new) else { return Ok(None) };
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() >= CACHE_ENTRIES {
-            entries.clear();
+        let endpoint = find(app, provider, id).await?.map(Arc::new);
+        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Remembered { found, missed } = &mut *remembered;
+        if let Some(endpoint) = &endpoint {
+            make_room(found);
+            found.insert(id.clone(), (Arc::clone(endpoint), now.plus_secs(CACHE_S)));
+        } else {
+            make_room(missed);
+            missed.insert((id.clone(), provider.to_owned()), now.plus_secs(MISS_S));
         }
-        let until = now.plus_secs(CACHE_S);
-        entries.insert(id.clone(), Remembered { endpoint: Arc::clone(&endpoint), until });
-        Ok(Some(endpoint))
+        Ok(endpoint)
     }
 
-    fn remembered(&self, id: &EndpointId, now: Timestamp) -> Option<Arc<Endpoint>> {
-        // No statement under the lock can panic half-way, so a poisoned map is still a good one.
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn look_up(&self, provider: &str, id: &EndpointId, now: Timestamp) -> Memory {
+        // No statement under the lock can panic half-way, so poisoned maps are still good ones.
+        let remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A clock that was set back must not make an entry live for ever.
-        let is_fresh = |entry: &&Remembered| now < entry.until && entry.until <= now.plus_secs(CACHE_S);
-        entries.get(id).filter(is_fresh).map(|entry| Arc::clone(&entry.endpoint))
+        let is_fresh = |until: Timestamp, for_s: i64| now < until && until <= now.plus_secs(for_s);
+        if let Some((endpoint, until)) = remembered.found.get(id)
+            && is_fresh(*until, CACHE_S)
+        {
+            let is_asked_for = endpoint.provider == provider;
+            return if is_asked_for { Memory::Found(Arc::clone(endpoint)) } else { Memory::Missed };
+        }
+        match remembered.missed.get(&(id.clone(), provider.to_owned())) {
+            Some(until) if is_fresh(*until, MISS_S) => Memory::Missed,
+            Some(_) | None => Memory::Empty,
+        }
+    }
+}
+
+/// What is remembered of an endpoint.
+enum Memory {
+    Found(Arc<Endpoint>),
+    Missed,
+    /// Nothing; somebody has to look.
+    Empty,
+}
+
+fn make_room<K, V>(entries: &mut HashMap<K, V>) {
+    if entries.len() >= CACHE_ENTRIES {
+        entries.clear();
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     domain::{
         book::Sale,
-        commission::{Commission, DecisionKind},
+        commission::{Commission, DecisionKind, Voided},
         ids::{CommissionId, OrganizationId, SaleId},
         money::{Currency, Money, MoneyError},
         sale::Summary,
@@ -391,7 +391,8 @@ impl SaleFigures {
 
 /// The reckoning from the rule to what is kept. A commission that is owed to nobody any more has none.
 fn steps(sale: &Sale, commission: &Commission, summary: Option<&Summary>) -> Result<Vec<Step>, MoneyError> {
-    let Some(sale_now) = summary.filter(|_| sale.merged_into.is_none()) else { return Ok(Vec::new()) };
+    let owed = summary.filter(|_| sale.merged_into.is_none() && !is_voided(commission));
+    let Some(sale_now) = owed else { return Ok(Vec::new()) };
     let terms = &commission.terms;
     let earned = terms.earned(sale_now)?;
     let shown = |minor, currency| Money { minor, currency };
@@ -472,6 +473,13 @@ fn steps(sale: &Sale, commission: &Commission, summary: Option<&Summary>) -> Res
         currency: commission.currency,
     });
     Ok(steps)
+}
+
+/// Whether the commission is owed to nobody any more. The rule of its terms then says nothing of it: the
+/// entries alone tell what was accrued and taken back.
+fn is_voided(commission: &Commission) -> bool {
+    let reason = commission.reason.as_deref();
+    [Voided::Merged, Voided::Reattributed].iter().any(|voided| reason == Some(voided.as_str()))
 }
 
 /// A quotient with its remainder and what rounding made of it.

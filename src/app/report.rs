@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::{
         fact::{Fact, Hint, HintSource, ObjectKind, ObjectRef, SalePaid, Subject},
-        ids::{OrganizationId, ProgramId, ProjectId},
+        ids::{EnrollmentId, OrganizationId, ProgramId, ProjectId},
         money::Currency,
         program::normalise_code,
         time::Timestamp,
@@ -102,7 +102,7 @@ pub struct NewReport {
 ///
 /// # Errors
 /// [`Refusal::Invalid`] naming the field, [`Refusal::NotFound`] for a program or project of somebody
-/// else, [`Refusal::Conflict`] when the sale belongs to somebody else already.
+/// else, [`Refusal::Conflict`] when the sale belongs to another affiliate or earns nothing.
 pub async fn report(
     app: &App,
     by: &Principal,
@@ -115,7 +115,7 @@ pub async fn report(
         views::program_owner(&mut conn, program_id).await?.ok_or(Refusal::NotFound)?
     };
     by.require_owner(&owner)?;
-    check(app, &owner, program_id, &new).await?;
+    let named = check(app, &owner, program_id, &new).await?;
     let now = app.now();
     let report = Report {
         external_id: new.external_id.clone(),
@@ -130,15 +130,24 @@ pub async fn report(
     tx.commit().await?;
     process_now(app, &event).await?;
     let mut conn = app.db.read().await?;
-    views::find_reported_conversion(&mut conn, program_id, new.project_id.as_str(), &new.external_id)
-        .await?
-        .ok_or_else(|| {
-            Refusal::conflict(
-                "NOT_ATTRIBUTED",
-                "the report was stored, but the sale earns nothing in this program: it belongs to another \
-                 affiliate, or the program or the affiliate was not active when it was paid",
-            )
-        })
+    let earned =
+        views::find_reported_conversion(&mut conn, new.project_id.as_str(), &new.external_id).await?;
+    match earned {
+        Some(conversion) if conversion.enrollment_id == named.as_str() => Ok(conversion),
+        Some(_) => Err(Refusal::conflict(
+            "ALREADY_ATTRIBUTED",
+            format!(
+                "the report was stored, but the sale belongs to another affiliate already; nothing was \
+                 given to the affiliate of code `{}`",
+                report.code
+            ),
+        )),
+        None => Err(Refusal::conflict(
+            "NOT_ATTRIBUTED",
+            "the report was stored, but the sale earns nothing: the program or the affiliate was not active \
+             when it was paid, or its terms give nothing for it",
+        )),
+    }
 }
 
 /// Sees to it that the stored report is processed before its sender is answered. Another worker may
@@ -164,12 +173,13 @@ async fn process_now(app: &App, event: &NewEvent) -> Result<(), Refusal> {
     ))
 }
 
+/// The affiliate that the report's code names, once every field is one that can be stored.
 async fn check(
     app: &App,
     owner: &OrganizationId,
     program_id: &ProgramId,
     new: &NewReport,
-) -> Result<(), Refusal> {
+) -> Result<EnrollmentId, Refusal> {
     let is_text = |text: &str| (1..=200).contains(&text.len()) && !text.chars().any(char::is_control);
     if !is_text(&new.external_id) {
         let message = "external_id must be 1 to 200 printable characters";
@@ -185,13 +195,16 @@ async fn check(
         let message = "project_id names no project of the program's owner";
         return Err(Refusal::invalid("INVALID_PROJECT", "project_id", message));
     }
+    let unknown_code = || Refusal::invalid("UNKNOWN_CODE", "code", "code names no affiliate of this program");
+    // A code with control characters is nobody's, and not every database can be asked for it.
+    if !is_text(&new.code) {
+        return Err(unknown_code());
+    }
     let code = (owner.clone(), normalise_code(&new.code));
     let directory = programs::load_directory(&mut conn, std::slice::from_ref(&code), &[]).await?;
     let named = directory.codes.get(&code).and_then(|code| directory.enrollments.get(&code.enrollment_id));
-    if named.is_none_or(|enrollment| enrollment.program_id != *program_id) {
-        return Err(Refusal::invalid("UNKNOWN_CODE", "code", "code names no affiliate of this program"));
-    }
-    Ok(())
+    let named = named.filter(|enrollment| enrollment.program_id == *program_id);
+    named.map(|enrollment| enrollment.id.clone()).ok_or_else(unknown_code)
 }
 
 fn stored(

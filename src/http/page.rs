@@ -6,6 +6,7 @@
 use axum::{extract::FromRequestParts, http::StatusCode, http::request::Parts};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::error::ApiError;
 
@@ -64,7 +65,18 @@ fn decode<K: DeserializeOwned>(cursor: &str) -> Option<K> {
     if cursor.len() > CURSOR_LENGTH_MAX {
         return None;
     }
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()
+    let key: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    serde_json::from_value(Some(key).filter(is_plain)?).ok()
+}
+
+/// Whether no text of a key holds a control character: none of ours does, and PostgreSQL takes no NUL.
+fn is_plain(key: &Value) -> bool {
+    match key {
+        Value::String(text) => !text.chars().any(char::is_control),
+        Value::Array(parts) => parts.iter().all(is_plain),
+        Value::Object(_) => false,
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+    }
 }
 
 impl<S: Sync, K: DeserializeOwned> FromRequestParts<S> for Page<K> {
@@ -152,6 +164,11 @@ mod tests {
         }
         let of_another_list = encode(&ProjectId::parse("proj_1").unwrap());
         let long = "a".repeat(CURSOR_LENGTH_MAX + 1);
+        for text in ["\0", "a\0b", "\u{1b}[31m", "\n"] {
+            assert_eq!(read::<String>(&[("cursor", &encode(&text))]), Err("INVALID_CURSOR"), "{text:?}");
+            let pair = encode(&(1, text));
+            assert_eq!(read::<(i64, String)>(&[("cursor", &pair)]), Err("INVALID_CURSOR"), "{text:?}");
+        }
         for cursor in ["", "prog_1", "!!", of_another_list.as_str(), long.as_str()] {
             assert_eq!(read::<ProgramId>(&[("cursor", cursor)]), Err("INVALID_CURSOR"), "{cursor}");
         }

@@ -417,7 +417,7 @@ pub async fn find_by_key(
 const NAMED_MAX: i64 = 100;
 
 /// The events that an operator's id leads to, oldest first: the one with this id of ours, else all with
-/// this id of the provider's, at most [`NAMED_MAX`].
+/// this id of the provider's, at most 100.
 pub async fn list_named(conn: &mut Conn, id: &str) -> Result<Vec<EventRow>, StoreError> {
     // Served by the index `inbox_by_provider_event`.
     const SQL: &str = "SELECT id, provider, endpoint_id, project_id, account, livemode, provider_event_id,

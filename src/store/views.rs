@@ -1,7 +1,7 @@
 //! Rows as they are shown: conversions, commissions, balances, entries, decisions. Reading only.
 
 use super::{Conn, StoreError, sales::id_list};
-use crate::domain::ids::{CommissionId, OrganizationId, ProgramId, SaleId};
+use crate::domain::ids::{CommissionId, ConversionId, DecisionId, OrganizationId, ProgramId, SaleId};
 
 /// A conversion with the state of its direct commission.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -58,19 +58,22 @@ pub async fn list_conversions(
 }
 
 /// One conversion.
-pub async fn find_conversion(conn: &mut Conn, id: &str) -> Result<Option<ConversionRow>, StoreError> {
+pub async fn find_conversion(
+    conn: &mut Conn,
+    id: &ConversionId,
+) -> Result<Option<ConversionRow>, StoreError> {
     const SQL: &str = "SELECT v.id, v.sale_id, v.enrollment_id, v.program_id, v.project_id, v.kind,
             v.external_id, v.attributed_by, v.code, v.created_at_us, c.id AS commission_id, c.state, c.reason,
             c.currency, c.earned_minor, c.clawed_minor
         FROM conversion v JOIN commission c ON c.conversion_id = v.id AND c.level = 0
         WHERE v.id = $1";
-    conn.q(SQL).bind(id).one().await
+    conn.q(SQL).bind(id.as_str()).one().await
 }
 
-/// The conversion of the sale that this id of the owner leads to, in one program.
+/// The conversion that the sale of an order earns by: the owner's own id of the order leads to the sale.
+/// Conversions that the sale was merged or attributed away from are history and never it.
 pub async fn find_reported_conversion(
     conn: &mut Conn,
-    program: &ProgramId,
     project: &str,
     external_id: &str,
 ) -> Result<Option<ConversionRow>, StoreError> {
@@ -79,10 +82,24 @@ pub async fn find_reported_conversion(
             c.currency, c.earned_minor, c.clawed_minor
         FROM sale_alias a JOIN conversion v ON v.sale_id = a.sale_id
             JOIN commission c ON c.conversion_id = v.id AND c.level = 0
-        WHERE a.project_id = $2 AND a.realm IN ('external/live', 'external/test') AND a.kind = 'external' AND a.object_id = $3
-            AND v.program_id = $1
-        ORDER BY c.earned_minor - c.clawed_minor DESC, v.id LIMIT 1";
-    conn.q(SQL).bind(program.as_str()).bind(project).bind(external_id).one().await
+        WHERE a.project_id = $1 AND a.realm IN ('external/live', 'external/test')
+            AND a.kind = 'external' AND a.object_id = $2
+            AND (c.reason IS NULL OR c.reason NOT IN ('merged', 'reattributed'))
+        ORDER BY v.id LIMIT 1";
+    conn.q(SQL).bind(project).bind(external_id).one().await
+}
+
+/// The sale at the end of a chain of merges, which is the sale itself where it was not merged; `None`
+/// when there is no such sale.
+pub async fn find_survivor(conn: &mut Conn, sale: &SaleId) -> Result<Option<SaleId>, StoreError> {
+    const SQL: &str = "WITH RECURSIVE chain (id, merged_into) AS (
+            SELECT id, merged_into FROM sale WHERE id = $1
+            UNION SELECT s.id, s.merged_into FROM chain c JOIN sale s ON s.id = c.merged_into)
+        SELECT id FROM chain WHERE merged_into IS NULL";
+    let survivor: Option<String> = conn.q(SQL).bind(sale.as_str()).scalar().await?;
+    survivor
+        .map(|id| SaleId::parse(&id).map_err(|_| super::sales::corrupt("sale", "id", sale.as_str())))
+        .transpose()
 }
 
 /// The owner of a program.
@@ -319,6 +336,21 @@ pub struct DecisionRow {
     pub actor: String,
     /// When, microseconds.
     pub created_at_us: i64,
+}
+
+/// What a decision was about, apart from what its id says.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct DecidedRow {
+    /// The sale, which is the survivor's where it was merged.
+    pub sale_id: String,
+    /// The person's own words.
+    pub note: Option<String>,
+}
+
+/// Where a decision stands.
+pub async fn find_decision(conn: &mut Conn, id: &DecisionId) -> Result<Option<DecidedRow>, StoreError> {
+    const SQL: &str = "SELECT sale_id, note FROM decision WHERE id = $1";
+    conn.q(SQL).bind(id.as_str()).one().await
 }
 
 /// The decisions about a sale, in order.

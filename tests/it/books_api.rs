@@ -1,7 +1,14 @@
 //! The books over the API: a webhook's money seen as conversion, commission, balance and explanation,
 //! and what people decide about it.
 
-use axum::http::Method;
+use std::collections::BTreeSet;
+
+use axum::{
+    body::Body,
+    http::{Method, Request, header},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http_body_util::BodyExt as _;
 use remit::{
     app::{process, receive, release},
     domain::ids::{EndpointId, ProjectId},
@@ -9,6 +16,7 @@ use remit::{
     store::inbox::{self, EventSource},
 };
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
 use crate::support::{
     TestDb,
@@ -65,6 +73,45 @@ impl Shop {
         (balance["held"].as_i64().unwrap(), balance["payable"].as_i64().unwrap())
     }
 
+    /// One more affiliate of the program, with the code of that name.
+    async fn enroll(&self, api: &Api, code: &str) -> String {
+        let affiliate = json!({"email": format!("{code}@example.com"), "code": code});
+        id_of(&api.create(&self.key, &self.path("enrollments"), affiliate).await)
+    }
+
+    /// The report of an order of the shop.
+    fn order(&self, external_id: &str, code: &str) -> Value {
+        json!({
+            "project_id": self.project, "external_id": external_id, "code": code,
+            "gross_amount_cents": 9_900,
+        })
+    }
+
+    /// Decides about a conversion under a key of the caller's; the answer or the code of the refusal.
+    async fn decide(
+        &self,
+        api: &Api,
+        conversion: &str,
+        verb: &str,
+        idempotency_key: &str,
+        body: Value,
+    ) -> Result<Value, (u16, String)> {
+        let request = Request::post(self.path(&format!("conversions/{conversion}/{verb}")))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.key))
+            .header("idempotency-key", idempotency_key)
+            .body(if body.is_null() { Body::empty() } else { Body::from(body.to_string()) })
+            .unwrap();
+        let response = api.router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let mut answer: Value = serde_json::from_slice(&bytes).unwrap();
+        if status.is_success() {
+            Ok(answer["data"].take())
+        } else {
+            Err((status.as_u16(), answer["error"]["code"].as_str().unwrap().to_owned()))
+        }
+    }
+
     /// Delivers a Stripe event to the shop's project and processes it.
     async fn deliver(&self, api: &Api, event: &Value) {
         let stripe = providers::inbound("stripe").unwrap();
@@ -101,6 +148,18 @@ fn paid(intent: &str, amount: i64, metadata: &Value) -> Value {
             "metadata": metadata, "customer": null, "created": NOW.as_secs(), "livemode": false,
         }},
     })
+}
+
+/// A second event about an intent, which tells that it pays an order.
+fn pays_order(intent: &str, amount: i64, external_id: &str) -> Value {
+    let mut event = paid(intent, amount, &json!({"referral_code": "ann", "remit_external_id": external_id}));
+    event["id"] = json!(format!("evt_order_{intent}"));
+    event
+}
+
+/// The names of the fields of a row.
+fn fields(row: &Value) -> BTreeSet<&str> {
+    row.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
 fn refunded(intent: &str, amount: i64) -> Value {
@@ -281,6 +340,191 @@ on_each_engine! {
         assert_eq!(open.len(), 1);
     }
 
+    async fn the_same_order_of_two_projects_is_two_sales(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let shop = Shop::open(&api, "shop", json!({})).await;
+        let (_, projects) = api.call(&shop.key, Method::GET, "/v1/admin/projects", &Value::Null).await;
+        let project = json!({"organization_id": projects["data"][0]["organization_id"], "name": "second"});
+        let second = id_of(&api.create(&shop.key, "/v1/admin/projects", project).await);
+        let mut made = BTreeSet::new();
+        for project in [&shop.project, &second] {
+            for _ in 0..2 {
+                let mut report = shop.order("order_1", "ANN");
+                report["project_id"] = json!(project);
+                let conversion = api.create(&shop.key, &shop.path("conversions"), report).await;
+                assert_eq!(conversion["project_id"], json!(project));
+                made.insert(id_of(&conversion));
+            }
+        }
+        assert_eq!(made.len(), 2);
+        assert_eq!(shop.balance(&api).await, (2 * 1_980, 0));
+    }
+
+    async fn an_order_that_belongs_to_another_affiliate_is_a_conflict(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let shop = Shop::open(&api, "shop", json!({})).await;
+        let bob = shop.enroll(&api, "BOB").await;
+        let path = shop.path("conversions");
+        let first = api.create(&shop.key, &path, shop.order("order_1", "ANN")).await;
+        let sale = first["sale_id"].as_str().unwrap();
+        let attribute = format!("/v1/admin/sales/{sale}/attribution");
+
+        let (status, refused) = api.call(&shop.key, Method::POST, &path, &shop.order("order_1", "BOB")).await;
+        assert_eq!((status.as_u16(), &refused["error"]["code"]), (409, &json!("ALREADY_ATTRIBUTED")));
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(message.contains("`BOB`") && !message.contains(&shop.enrollment), "{message}");
+
+        api.create(&shop.key, &attribute, json!({"code": "BOB", "reason": "ticket 7"})).await;
+        let away = api.refusal(&shop.key, Method::POST, &path, &shop.order("order_1", "ANN")).await;
+        assert_eq!(away, (409, "ALREADY_ATTRIBUTED".to_owned()));
+        let of_bob = api.create(&shop.key, &path, shop.order("order_1", "BOB")).await;
+        assert_eq!(of_bob["enrollment_id"], json!(bob));
+
+        // What was Ann's is history: nothing is reckoned from a rule that does not apply to her any more.
+        let explain = format!("/v1/admin/commissions/{}/explain", first["commission_id"].as_str().unwrap());
+        let explained = shop.data(&api, &explain).await;
+        assert_eq!(explained["steps"], json!([]));
+        assert_eq!(explained["commission"]["reason"], "reattributed");
+        assert_eq!(explained["entries"].as_array().unwrap().len(), 2);
+
+        // The later decision stands.
+        api.clock.advance_secs(1);
+        api.create(&shop.key, &attribute, json!({"code": "ANN", "reason": "ticket 8"})).await;
+        let back = api.create(&shop.key, &path, shop.order("order_1", "ANN")).await;
+        assert_eq!(back["id"], first["id"]);
+        assert_ne!(shop.data(&api, &explain).await["steps"], json!([]));
+    }
+
+    async fn text_that_a_database_cannot_hold_is_refused_at_the_edge(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let shop = Shop::open(&api, "shop", json!({"approval_mode": "manual"})).await;
+        shop.deliver(&api, &paid("pi_1", 10_000, &json!({"ref": "ann"}))).await;
+        let id = id_of(&shop.data(&api, &shop.path("conversions")).await[0]);
+        let cursor = |key: Value| URL_SAFE_NO_PAD.encode(key.to_string());
+        let attribute = "/v1/admin/sales/pi_1/attribution".to_owned();
+        let report = |field: &str| {
+            let mut body = shop.order("order_1", "ANN");
+            body[field] = json!("a\0b");
+            (Method::POST, shop.path("conversions"), body)
+        };
+        let organization = |body: Value| (Method::POST, "/v1/admin/organizations".to_owned(), body);
+        let enrollment = |body: Value| (Method::POST, shop.path("enrollments"), body);
+        let get = |path: String| (Method::GET, path, Value::Null);
+        for ((method, path, body), status, code) in [
+            (get("/v1/admin/sales/%00".to_owned()), 404, "NOT_FOUND"),
+            (get("/v1/admin/sales/pi%1b1".to_owned()), 404, "NOT_FOUND"),
+            (get("/v1/admin/commissions/com_%00/explain".to_owned()), 404, "NOT_FOUND"),
+            (get(format!("{PROGRAMS}/%00/conversions")), 404, "NOT_FOUND"),
+            ((Method::POST, shop.path("conversions/%00/approve"), Value::Null), 404, "NOT_FOUND"),
+            ((Method::POST, shop.path("conversions/conv_%00/clawback"), json!({"reason": "fraud"})), 404, "NOT_FOUND"),
+            ((Method::POST, "/v1/admin/sales/%00/attribution".to_owned(), json!({"code": "ANN", "reason": "x"})), 404, "NOT_FOUND"),
+            (get("/v1/admin/events?type=%00".to_owned()), 400, "INVALID_TYPE"),
+            (get("/v1/admin/events?state=%00".to_owned()), 400, "INVALID_STATE"),
+            (get("/v1/admin/events?limit=%00".to_owned()), 400, "INVALID_LIMIT"),
+            (get(format!("/v1/admin/events?cursor={}", cursor(json!("\0")))), 400, "INVALID_CURSOR"),
+            (get(shop.path(&format!("conversions?cursor={}", cursor(json!([1, "\0"]))))), 400, "INVALID_CURSOR"),
+            (get(shop.path(&format!("balances?cursor={}", cursor(json!(["\0", "usd"]))))), 400, "INVALID_CURSOR"),
+            ((Method::POST, shop.path(&format!("conversions/{id}/clawback")), json!({"reason": "fraud", "note": "\0"})), 400, "INVALID_NOTE"),
+            ((Method::POST, shop.path(&format!("conversions/{id}/clawback")), json!({"reason": "\0"})), 400, "INVALID_REASON"),
+            ((Method::POST, attribute.clone(), json!({"code": "ANN", "reason": "a\0b"})), 400, "INVALID_REASON"),
+            ((Method::POST, attribute.clone(), json!({"code": "ANN", "reason": "\u{1b}[31m"})), 400, "INVALID_REASON"),
+            ((Method::POST, attribute.clone(), json!({"code": "ANN\0", "reason": "x"})), 400, "UNKNOWN_CODE"),
+            ((Method::POST, attribute, json!({"enrollment_id": "par_\0", "reason": "x"})), 400, "UNKNOWN_ENROLLMENT"),
+            (report("code"), 400, "UNKNOWN_CODE"),
+            (report("external_id"), 400, "INVALID_EXTERNAL_ID"),
+            (report("project_id"), 400, "INVALID_PROJECT"),
+            (report("currency"), 400, "INVALID_CURRENCY"),
+            (report("occurred_at"), 400, "INVALID_TIME"),
+            (organization(json!({"name": "a\0b"})), 400, "INVALID_NAME"),
+            (organization(json!({"name": "a", "email": "a\0@example.com"})), 400, "INVALID_EMAIL"),
+            (enrollment(json!({"email": "a\0@example.com"})), 400, "INVALID_EMAIL"),
+            (enrollment(json!({"email": "b@example.com", "code": "b\0"})), 400, "INVALID_CODE"),
+        ] {
+            let refused = api.refusal(&api.operator, method, &path, &body).await;
+            assert_eq!(refused, (status, code.to_owned()), "{path} {body}");
+        }
+        // A person's own words may have lines.
+        let words = json!({"reason": "fraud", "amount_cents": 1, "note": "first\r\n\tsecond"});
+        api.create(&shop.key, &shop.path(&format!("conversions/{id}/clawback")), words).await;
+    }
+
+    async fn a_part_may_be_clawed_back_before_the_review_is_over(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let shop = Shop::open(&api, "shop", json!({"approval_mode": "manual"})).await;
+        shop.deliver(&api, &paid("pi_1", 10_000, &json!({"ref": "ann"}))).await;
+        let id = id_of(&shop.data(&api, &shop.path("conversions")).await[0]);
+        let path = shop.path(&format!("conversions/{id}/clawback"));
+        let too_much = json!({"reason": "fraud", "amount_cents": 2_001});
+        let refused = api.refusal(&shop.key, Method::POST, &path, &too_much).await;
+        assert_eq!(refused, (400, "INVALID_AMOUNT".to_owned()));
+        api.create(&shop.key, &path, json!({"reason": "fraud", "amount_cents": 500})).await;
+        api.create(&shop.key, &shop.path(&format!("conversions/{id}/approve")), Value::Null).await;
+        assert_eq!(shop.balance(&api).await, (1_500, 0));
+    }
+
+    async fn a_key_takes_its_decision_once_also_across_a_merge(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let shop = Shop::open(&api, "shop", json!({})).await;
+        api.create(&shop.key, &shop.path("conversions"), shop.order("order_1", "ANN")).await;
+        api.clock.advance_secs(1);
+        shop.deliver(&api, &paid("pi_1", 10_000, &json!({"referral_code": "ann"}))).await;
+        let conversions = shop.data(&api, &shop.path("conversions")).await;
+        let [loser, survivor] = [0, 1].map(|row| id_of(&conversions[row]));
+        assert_eq!(shop.balance(&api).await, (1_980 + 2_000, 0));
+
+        let fraud = |amount: i64| json!({"reason": "fraud", "amount_cents": amount});
+        let mismatch = Err((409, "IDEMPOTENCY_MISMATCH".to_owned()));
+        for _ in 0..2 {
+            let clawed = shop.decide(&api, &loser, "clawback", "ticket-7", fraud(500)).await.unwrap();
+            assert_eq!((&clawed["id"], &clawed["clawed_minor"]), (&json!(loser), &json!(500)));
+        }
+        for (conversion, body) in [
+            (&loser, fraud(400)),
+            (&loser, json!({"reason": "fraud"})),
+            (&loser, json!({"reason": "refund", "amount_cents": 500})),
+            (&loser, json!({"reason": "fraud", "amount_cents": 500, "note": "other words"})),
+            (&survivor, fraud(500)),
+        ] {
+            let answer = shop.decide(&api, conversion, "clawback", "ticket-7", body.clone()).await;
+            assert_eq!(answer, mismatch, "{body}");
+        }
+        assert_eq!(shop.balance(&api).await, (1_980 + 1_500, 0));
+
+        // One payment after all: 2000 for the provider's amount, less the 500.
+        shop.deliver(&api, &pays_order("pi_1", 10_000, "order_1")).await;
+        assert_eq!(shop.balance(&api).await, (1_500, 0));
+        for conversion in [&loser, &survivor] {
+            let again = shop.decide(&api, conversion, "clawback", "ticket-7", fraud(500)).await.unwrap();
+            assert_eq!(again["id"], json!(survivor), "the conversion that carries it now");
+            let other = shop.decide(&api, conversion, "clawback", "ticket-7", fraud(400)).await;
+            assert_eq!(other, mismatch);
+        }
+        assert_eq!(shop.balance(&api).await, (1_500, 0));
+
+        // A new decision under the old id is about what carries the commission now.
+        let more = shop.decide(&api, &loser, "clawback", "ticket-8", fraud(100)).await.unwrap();
+        assert_eq!((&more["id"], &more["clawed_minor"]), (&json!(survivor), &json!(600)));
+        assert_eq!(shop.balance(&api).await, (1_400, 0));
+    }
+
+    async fn the_same_decision_sent_at_once_many_times_is_taken_once(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let shop = Shop::open(&api, "shop", json!({})).await;
+        for intent in ["pi_1", "pi_2"] {
+            shop.deliver(&api, &paid(intent, 10_000, &json!({"ref": "ann"}))).await;
+        }
+        let conversions = shop.data(&api, &shop.path("conversions")).await;
+        let ids = [0, 1].map(|row| id_of(&conversions[row]));
+        let body = json!({"reason": "fraud", "amount_cents": 500});
+        let decide = |row: usize| shop.decide(&api, &ids[row], "clawback", "ticket-7", body.clone());
+        let answers: [Result<Value, (u16, String)>; 4] =
+            tokio::join!(decide(0), decide(1), decide(0), decide(1)).into();
+        let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        assert_eq!((taken.len(), refused.len()), (2, 2), "{taken:?} {refused:?}");
+        assert!(refused.iter().all(|answer| *answer == Err((409, "IDEMPOTENCY_MISMATCH".to_owned()))), "{refused:?}");
+        assert_eq!(shop.balance(&api).await, (3_500, 0));
+    }
+
     async fn nothing_of_another_owner_exists(db: TestDb) {
         let api = Api::new(&db.db).await;
         let shop = Shop::open(&api, "shop", json!({})).await;
@@ -326,7 +570,15 @@ on_each_engine! {
         }
         seen.sort_by_key(ToString::to_string);
         assert_eq!(seen, ["evt_pi_1", "evt_pi_2", "evt_pi_3"]);
+        let (_, events) = api.call(&api.operator, Method::GET, "/v1/admin/events", &Value::Null).await;
+        assert_eq!(fields(&events["data"][0]), BTreeSet::from([
+            "id", "provider", "endpoint_id", "account", "livemode", "provider_event_id", "type", "state",
+            "reason", "attempts", "received_at", "source",
+        ]));
         let (_, findings) = api.call(&api.operator, Method::GET, "/v1/admin/findings", &Value::Null).await;
+        assert_eq!(fields(&findings["data"][0]), BTreeSet::from([
+            "id", "kind", "severity", "object", "detail", "created_at",
+        ]));
         let kinds: Vec<&Value> = findings["data"].as_array().unwrap().iter().map(|finding| &finding["kind"]).collect();
         assert_eq!(kinds, ["unknown_code", "unknown_code", "unknown_code"]);
         let refused = api.refusal(&api.operator, Method::GET, "/v1/admin/events?state=lost", &Value::Null).await;

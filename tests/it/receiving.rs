@@ -15,7 +15,10 @@ use axum::{
 };
 use http_body_util::BodyExt as _;
 use remit::{
-    app::receive::{self, Endpoint},
+    app::{
+        endpoints::EndpointCache,
+        receive::{self, Endpoint},
+    },
     domain::{
         ids::{EndpointId, ProjectId},
         time::Timestamp,
@@ -39,6 +42,7 @@ use tower::ServiceExt as _;
 
 use super::support::{
     TestDb,
+    api::Api,
     event_store::{self, MAX_BODY_BYTES},
     on_each_engine,
     proxy::GatedProxy,
@@ -157,6 +161,19 @@ on_each_engine! {
             assert_eq!(inbox::find(&mut conn, id).await.unwrap().unwrap().id, id);
             assert_eq!(inbox::find_by_key(&mut conn, event.key()).await.unwrap().unwrap().id, id);
         }
+    }
+
+    async fn a_made_up_endpoint_costs_one_look_and_is_forgotten_soon(db: TestDb) {
+        let api = Api::new(&db.another_node(&DbOptions::default()).await).await;
+        let cache = EndpointCache::default();
+        let ids = ["ep_made_up", "ep_other"].map(|id| EndpointId::parse(id).unwrap());
+        assert!(cache.find(&api.app, "stripe", &ids[0]).await.unwrap().is_none());
+        api.app.db.close().await;
+        assert!(cache.find(&api.app, "stripe", &ids[0]).await.unwrap().is_none());
+        assert!(cache.find(&api.app, "paddle", &ids[0]).await.is_err(), "nobody has looked for Paddle");
+        assert!(cache.find(&api.app, "stripe", &ids[1]).await.is_err());
+        api.clock.advance_secs(2);
+        assert!(cache.find(&api.app, "stripe", &ids[0]).await.is_err());
     }
 
     async fn over_http_a_changed_body_is_a_duplicate_and_the_first_is_kept(db: TestDb) {

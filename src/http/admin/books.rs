@@ -20,7 +20,7 @@ use crate::{
     },
     domain::{
         commission::{ClawbackReason, CommissionState, DecisionKind},
-        ids::{CommissionId, ProgramId, ProjectId},
+        ids::{CommissionId, ConversionId, ProgramId, ProjectId},
         money::Currency,
         time::Timestamp,
     },
@@ -161,7 +161,7 @@ async fn report_conversion(
     created(report::report(&app, &by, &program, request.read()?).await?.into())
 }
 
-type OfProgram = Named<(ProgramId, String)>;
+type OfProgram = Named<(ProgramId, ConversionId)>;
 
 async fn approve(
     State(app): State<App>,
@@ -236,12 +236,20 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Api
     })
 }
 
-/// A person's own words, at most 1000 characters.
-pub(super) fn note(text: Option<String>) -> Result<Option<String>, ApiError> {
-    if text.as_ref().is_some_and(|text| text.chars().count() > 1_000) {
-        return Err(refuse("INVALID_NOTE", "note", "a note has at most 1000 characters"));
+fn note(text: Option<String>) -> Result<Option<String>, ApiError> {
+    let message =
+        "a note has at most 1000 characters and, but for line breaks and tabs, no control characters";
+    match text {
+        Some(text) if !is_prose(&text) => Err(refuse("INVALID_NOTE", "note", message)),
+        text => Ok(text),
     }
-    Ok(text)
+}
+
+/// Whether a text can be a person's own words: at most 1000 characters, none of which a database refuses
+/// or a terminal obeys.
+pub(super) fn is_prose(text: &str) -> bool {
+    let is_layout = |c: char| matches!(c, '\n' | '\r' | '\t');
+    text.chars().count() <= 1_000 && text.chars().all(|c| !c.is_control() || is_layout(c))
 }
 
 pub(super) fn refuse(code: &'static str, param: &'static str, message: &'static str) -> ApiError {

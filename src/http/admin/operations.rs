@@ -4,14 +4,14 @@
 use axum::{
     Json, Router,
     extract::{Query, State, rejection::QueryRejection},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     Answer, Data,
-    books::{note, refuse},
+    books::{idempotency_key, is_prose, refuse},
     ok,
 };
 use crate::{
@@ -70,6 +70,7 @@ async fn attribute(
     State(app): State<App>,
     by: Principal,
     Named(id): Named<String>,
+    headers: HeaderMap,
     Body(request): Body<AttributionRequest>,
 ) -> Answer<Data<Attributed>> {
     let to = match (request.enrollment_id, request.code) {
@@ -82,11 +83,13 @@ async fn attribute(
             return Err(refuse("INVALID_BODY", "code", "give either enrollment_id or code"));
         }
     };
-    let reason = note(Some(request.reason))?.filter(|reason| !reason.trim().is_empty());
-    let reason = reason.ok_or_else(|| {
-        refuse("INVALID_REASON", "reason", "reason must say why the sale is attributed by hand")
-    })?;
-    let decided = decide::attribute_sale(&app, &by, &id, to, reason).await?;
+    let reason = request.reason;
+    if reason.trim().is_empty() || !is_prose(&reason) {
+        let message = "reason must say in at most 1000 characters why the sale is attributed by hand";
+        return Err(refuse("INVALID_REASON", "reason", message));
+    }
+    let key = idempotency_key(&headers)?;
+    let decided = decide::attribute_sale(&app, &by, &id, to, reason, key).await?;
     ok(Attributed {
         sale_id: decided.commission.as_ref().map(|commission| commission.sale_id.to_string()),
         enrollment_id: decided.decision.enrollment_id.to_string(),
@@ -150,6 +153,9 @@ async fn events(
         states.push(InboxState::parse(word).ok_or_else(|| {
             refuse("INVALID_STATE", "state", "state must be received, applied, ignored or parked")
         })?);
+    }
+    if query.r#type.as_ref().is_some_and(|word| word.chars().any(char::is_control)) {
+        return Err(refuse("INVALID_TYPE", "type", "type must be a provider's event type"));
     }
     let filter = EventFilter {
         states,
