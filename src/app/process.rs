@@ -67,9 +67,11 @@ enum Failure {
     /// that contradict each other.
     KeyTaken(StoreError),
     /// The database is not there; nothing about the events.
-    Unavailable(StoreError),
-    /// Something about these events; the text says what.
-    Deterministic(String),
+    Unreachable(StoreError),
+    /// The store refused what these events make of it, or ran out of time or memory on it.
+    Store(StoreError),
+    /// The rules refused these events; the text says why.
+    Fold(String),
 }
 
 impl From<StoreError> for Failure {
@@ -78,10 +80,10 @@ impl From<StoreError> for Failure {
             Self::Conflict
         } else if error.is_unique_violation() {
             Self::KeyTaken(error)
-        } else if error.is_unavailable() {
-            Self::Unavailable(error)
+        } else if error.is_unreachable() {
+            Self::Unreachable(error)
         } else {
-            Self::Deterministic(error.to_string())
+            Self::Store(error)
         }
     }
 }
@@ -90,14 +92,14 @@ impl From<FoldAndRecordError> for Failure {
     fn from(error: FoldAndRecordError) -> Self {
         match error {
             FoldAndRecordError::Store(error) => error.into(),
-            FoldAndRecordError::Fold(error) => Self::Deterministic(error.to_string()),
+            FoldAndRecordError::Fold(error) => error.into(),
         }
     }
 }
 
 impl From<FoldError> for Failure {
     fn from(error: FoldError) -> Self {
-        Self::Deterministic(error.to_string())
+        Self::Fold(error.to_string())
     }
 }
 
@@ -123,27 +125,31 @@ async fn work_through(app: &App, claim: Claim) -> Result<Worked, StoreError> {
     let mut claims = vec![claim];
     while let Some(claim) = claims.pop() {
         let mut claimed = Vec::new();
-        match attempt(app, &claim, &mut claimed).await {
-            Ok(finished) => worked.finished += finished,
+        let reason = match attempt(app, &claim, &mut claimed).await {
+            Ok(finished) => {
+                worked.finished += finished;
+                continue;
+            }
             Err(Failure::Conflict) => {
                 debug!("other transactions were in the way of a batch; it waits its turn");
                 worked.postponed += 1;
+                continue;
             }
-            Err(Failure::Unavailable(error) | Failure::KeyTaken(error)) => return Err(error),
-            Err(Failure::Deterministic(reason)) => match claimed.as_slice() {
-                [] => return Err(StoreError::RowsAffected { expected: 1, actual: 0 }),
-                [alone] => {
-                    record_failure(app, alone, &reason).await?;
-                    worked.failed += 1;
-                }
-                several => {
-                    let middle = several.len() / 2;
-                    let ids = |part: &[ClaimedEvent]| part.iter().map(|event| event.id.clone()).collect();
-                    // The earlier half is popped first.
-                    claims.push(Claim::These(ids(&several[middle..])));
-                    claims.push(Claim::These(ids(&several[..middle])));
-                }
-            },
+            Err(Failure::Unreachable(error)) => return Err(error),
+            // Nothing was claimed, so no event is to blame.
+            Err(Failure::Store(error) | Failure::KeyTaken(error)) if claimed.is_empty() => return Err(error),
+            Err(Failure::Store(error) | Failure::KeyTaken(error)) => error.to_string(),
+            Err(Failure::Fold(reason)) => reason,
+        };
+        if let [alone] = claimed.as_slice() {
+            record_failure(app, alone, &reason).await?;
+            worked.failed += 1;
+        } else {
+            let (earlier, later) = claimed.split_at(claimed.len() / 2);
+            let ids = |part: &[ClaimedEvent]| part.iter().map(|event| event.id.clone()).collect();
+            // The earlier half is popped first.
+            claims.push(Claim::These(ids(later)));
+            claims.push(Claim::These(ids(earlier)));
         }
     }
     Ok(worked)
@@ -168,8 +174,8 @@ async fn attempt(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>) -> R
                 conflicts += 1;
                 tokio::task::yield_now().await;
             }
-            // Nobody's commit lasts that long. Waiting on would stop every event behind this one.
-            Err(Failure::KeyTaken(error)) => return Err(Failure::Deterministic(error.to_string())),
+            // Nobody's commit lasts as long as a key that stays taken: then it is about these events, and
+            // waiting on would stop every event behind them.
             result => return result,
         }
     }
