@@ -72,6 +72,8 @@ async fn directory(tx: &mut Tx, book: &Book) -> Result<Directory, StoreError> {
         enrollments.extend(sale.commissions.iter().map(|commission| commission.enrollment_id.clone()));
         enrollments.extend(sale.decisions.iter().map(|decision| decision.enrollment_id.clone()));
     }
+    let projects: BTreeSet<_> = book.sales().map(|sale| &sale.scope.project_id).collect();
+    programs::share_directory(tx, &projects).await?;
     let codes: Vec<_> = codes.into_iter().collect();
     let enrollments: Vec<_> = enrollments.into_iter().collect();
     programs::load_directory(tx, &codes, &enrollments).await

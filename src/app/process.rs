@@ -31,6 +31,7 @@ use crate::{
     store::{
         StoreError, Tx,
         inbox::{self, ClaimedEvent, InboxState, Processed},
+        refold::{self, Reaching},
         sales, transfers,
     },
 };
@@ -57,6 +58,11 @@ impl Worked {
 /// How often a batch is started again because another transaction was in the way, before the stage
 /// gives the turn back. The events stay as they were and cost no attempt.
 const CONFLICTS_MAX: u32 = 8;
+
+/// Sales that a batch folds only because a code or an end of their customers or subscriptions was told.
+/// Where there are more, all of them are left to [`super::refold`]: one event can reach any number, and
+/// the transaction that takes it must not grow with them.
+const CARRIED_MAX: i64 = 64;
 
 /// Why a batch did not commit.
 #[derive(Debug)]
@@ -344,7 +350,12 @@ async fn load_touched(
         })
         .collect();
     sales::lock_carriers(tx, &carriers).await?;
-    let reaching = news_of_carriers(tx, told, &carriers).await?;
+    let mut reaching = news_of_carriers(tx, told, &carriers).await?;
+    if refold::count_carried(tx, &reaching).await? > CARRIED_MAX {
+        refold::request_carried(tx, &reaching, now).await?;
+        reaching.clear();
+    }
+    let reaching: BTreeSet<SubjectKey> = reaching.into_keys().collect();
     let carried = sales::sales_carried_by(tx, &reaching).await?;
 
     let groups = group_objects(told);
@@ -375,27 +386,39 @@ async fn load_touched(
 
 /// The carriers of which this batch tells a new code or an end: all their sales are folded again. Codes
 /// that are known already, as at every renewal, are no news.
+///
+/// That a known code was told earlier than known is news where the time decides: between several codes,
+/// and for a customer, whose code speaks only for sales from about then on.
 async fn news_of_carriers(
     tx: &mut Tx,
     told: &[(&Scope, &Fact, &Translated)],
     carriers: &BTreeSet<SubjectKey>,
-) -> Result<BTreeSet<SubjectKey>, Failure> {
+) -> Result<Reaching, Failure> {
     let mut known = Book::default();
     sales::load_hints(tx, carriers, &mut known).await?;
-    let mut reaching: BTreeSet<SubjectKey> = BTreeSet::new();
-    for (scope, fact, _) in told {
+    let mut reaching = Reaching::new();
+    for (scope, fact, event) in told {
+        let cause = || Cause::Event(event.id.clone());
         match fact {
             Fact::SaleAttributed {
                 subject: subject @ (Subject::Subscription(_) | Subject::Customer(_)),
                 hint,
             } => {
                 let key = SubjectKey::new(scope, subject);
-                if known.is_news(&key, hint) {
-                    reaching.insert(key);
+                if !known.is_news(&key, hint) {
+                    continue;
                 }
+                let is_only_code = known.hints_for(&key).iter().all(|other| other.code == hint.code);
+                let is_first = known.hints_for(&key).is_empty();
+                let is_of_customer = matches!(subject, Subject::Customer(_));
+                if is_first || is_of_customer || !is_only_code {
+                    reaching.entry(key.clone()).or_default().insert(cause());
+                }
+                known.insert_hint(key, hint.clone());
             }
             Fact::SubscriptionEnded { subscription, .. } => {
-                reaching.insert(SubjectKey::new(scope, &Subject::Subscription(subscription.clone())));
+                let key = SubjectKey::new(scope, &Subject::Subscription(subscription.clone()));
+                reaching.entry(key).or_default().insert(cause());
             }
             Fact::SaleAttributed { subject: Subject::Sale(_), .. }
             | Fact::SalePaid(_)

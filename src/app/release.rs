@@ -79,7 +79,7 @@ async fn fold_due(
     let mut book = fold::load(tx, due).await?;
     for id in due {
         if let Some(sale) = book.touch(id) {
-            sale.causes.insert(Cause::Time("due"));
+            sale.causes.insert(Cause::Time("due".to_owned()));
         }
     }
     fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
