@@ -482,9 +482,12 @@ async fn a_sale_under_way_is_not_missed_by_an_approval() {
     let Some(db) = TestDb::postgres(module_path!()).await else { return };
     let owner = Arc::new(Owner::open(&db.db, "active").await);
     let ann = owner.enroll("pending").await;
-    let mut sale = intent("x", 1_000, None);
-    sale["data"]["object"]["metadata"] = json!({ "referral_code": "ann" });
-    owner.tell(vec![sale]).await;
+    // The sale is there already: opening one would lock its project by itself.
+    owner.tell(vec![intent("x", 1_000, None)]).await;
+    owner.node.process_all().await;
+    let mut charged = charge("x", 1_000, Some("x"));
+    charged["data"]["object"]["metadata"] = json!({ "referral_code": "ann" });
+    owner.tell(vec![charged]).await;
 
     let mut holding = db.db.begin().await.unwrap();
     holding.q(HOLD).exec().await.unwrap();
