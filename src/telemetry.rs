@@ -23,6 +23,8 @@ pub mod names {
     pub const INBOX_EVENTS: &str = "remit_inbox_events";
     /// Gauge of the age of the oldest event that waits to be processed, in seconds.
     pub const INBOX_LAG_SECONDS: &str = "remit_inbox_lag_seconds";
+    /// Gauge of the age of the oldest request to fold a sale again, in seconds.
+    pub const REFOLD_LAG_SECONDS: &str = "remit_refold_lag_seconds";
     /// Histogram of how many events one processing batch held.
     pub const PROCESS_BATCH_EVENTS: &str = "remit_process_batch_events";
     /// Gauge of outbound jobs by `kind` and `state`.
@@ -110,6 +112,7 @@ fn describe() {
     describe_histogram!(names::WEBHOOK_COMMIT_EVENTS, Unit::Count, "Events in one commit of the receiver");
     describe_gauge!(names::INBOX_EVENTS, Unit::Count, "Inbox events by state");
     describe_gauge!(names::INBOX_LAG_SECONDS, Unit::Seconds, "Age of the oldest unprocessed event");
+    describe_gauge!(names::REFOLD_LAG_SECONDS, Unit::Seconds, "Age of the oldest sale to be folded again");
     describe_histogram!(names::PROCESS_BATCH_EVENTS, Unit::Count, "Events in one processing batch");
     describe_gauge!(names::JOBS, Unit::Count, "Outbound jobs by kind and state");
     describe_gauge!(names::OLDEST_DUE_JOB_SECONDS, Unit::Seconds, "How long the oldest due job has waited");

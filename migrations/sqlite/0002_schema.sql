@@ -314,6 +314,23 @@ CREATE TABLE attribution_hint (
     PRIMARY KEY (subject_id, subject_kind, realm, project_id, source, code)
 ) STRICT;
 
+-- Finds what was told of a code that is created or begins to earn later. Codes compare in ASCII lower
+-- case, which is what LOWER gives here.
+CREATE INDEX attribution_hint_by_code ON attribution_hint (project_id, LOWER(code));
+
+-- Sales to be folded again, and why: work that reaches too many sales for the transaction it came up in.
+-- No foreign key to sale: whoever asks would wait for everybody who works on one of the sales.
+CREATE TABLE refold (
+    sale_id         TEXT NOT NULL,
+    cause_kind      TEXT NOT NULL CHECK (cause_kind IN ('event', 'decision', 'time')),
+    cause_id        TEXT NOT NULL,
+    requested_at_us INTEGER NOT NULL,
+    due_at_us       INTEGER NOT NULL,             -- later than requested where it failed before
+    PRIMARY KEY (sale_id, cause_kind, cause_id)
+) STRICT;
+CREATE INDEX refold_due ON refold (due_at_us, sale_id);
+CREATE INDEX refold_requested ON refold (requested_at_us);
+
 -- Which events said something about a sale.
 CREATE TABLE sale_event (
     sale_id  TEXT NOT NULL REFERENCES sale (id),

@@ -100,6 +100,14 @@ async fn check_inbox(conn: &mut Conn, now: Timestamp) -> Result<Vec<Finding>, St
         let detail = format!("{}; `remit events retry {}` tries it again", describe(&event), event.id);
         Finding::new("event_parked", Severity::Warning, event.id, detail)
     }));
+    findings.extend(doctor::list_stuck_refolds(conn, bound).await?.into_iter().map(|(sale, requested)| {
+        let since = Timestamp::from_micros(requested);
+        let detail = format!(
+            "to be folded again since {since} and not done; is a node with the role `schedule` running, and \
+             is there a finding `refold_failed`?"
+        );
+        Finding::new("refold_stuck", Severity::Critical, sale, detail)
+    }));
     Ok(findings)
 }
 

@@ -1,7 +1,8 @@
 //! Enrollments: affiliates join a program, under a code, and are let in or kept out.
 //!
 //! The first activation holds from the beginning of time, as that of a program does
-//! ([`super::programs`]); every later change holds from now on.
+//! ([`super::programs`]), and sales of the past that name a code of the enrollment are folded again;
+//! every later change holds from now on.
 
 use super::{
     App, Refusal,
@@ -20,7 +21,7 @@ use crate::{
         Tx,
         enrollments::{self, EnrollmentDetails},
         organizations::{self, Organization},
-        programs,
+        programs, refold,
     },
 };
 
@@ -93,6 +94,11 @@ pub async fn create(
     }
     enrollments::insert_status(&mut tx, &enrollment.id, &enrollment.status).await?;
     enrollment.code = give_code(&mut tx, &program.organization_id, &enrollment.id, new.code).await?;
+    if status == EnrollmentStatus::Active {
+        // The code is valid from the beginning of time, and sales may have told it before it was made.
+        programs::lock_directory(&mut tx, &program.organization_id).await?;
+        refold::request_enrollment(&mut tx, &enrollment.id, "code_created", now).await?;
+    }
     tx.commit().await?;
     Ok(enrollment)
 }
@@ -191,7 +197,7 @@ pub async fn judge(
     by.require(Scope::Write)?;
     let now = app.now();
     let mut tx = app.db.begin().await?;
-    visible(&mut tx, by, program_id).await?;
+    let program = visible(&mut tx, by, program_id).await?;
     if !enrollments::lock(&mut tx, program_id, id).await? {
         return Err(Refusal::NotFound);
     }
@@ -199,6 +205,10 @@ pub async fn judge(
     let next = next_status(&enrollment.status, verdict.status(), now)?;
     if next != enrollment.status {
         enrollments::insert_status(&mut tx, id, &next).await?;
+        if next.value == EnrollmentStatus::Active && next.at < now {
+            programs::lock_directory(&mut tx, &program.organization_id).await?;
+            refold::request_enrollment(&mut tx, id, "affiliate_activated", now).await?;
+        }
         enrollment.status = next;
         tx.commit().await?;
     }

@@ -33,6 +33,17 @@ pub enum FoldAndRecordError {
     Fold(#[from] FoldError),
 }
 
+impl FoldAndRecordError {
+    /// The store's error, if the same sales are expected to succeed later, untouched; else what is wrong
+    /// with them.
+    pub(super) fn passing(self) -> Result<StoreError, Self> {
+        match self {
+            Self::Store(error) if error.is_retryable() || error.is_unreachable() => Ok(error),
+            lasting => Err(lasting),
+        }
+    }
+}
+
 /// Locks sales, then loads them with everything the fold needs, in statements of their own.
 pub(super) async fn load(tx: &mut Tx, ids: &BTreeSet<SaleId>) -> Result<Book, StoreError> {
     sales::lock(tx, ids).await?;
@@ -61,6 +72,8 @@ async fn directory(tx: &mut Tx, book: &Book) -> Result<Directory, StoreError> {
         enrollments.extend(sale.commissions.iter().map(|commission| commission.enrollment_id.clone()));
         enrollments.extend(sale.decisions.iter().map(|decision| decision.enrollment_id.clone()));
     }
+    let projects: BTreeSet<_> = book.sales().map(|sale| &sale.scope.project_id).collect();
+    programs::share_directory(tx, &projects).await?;
     let codes: Vec<_> = codes.into_iter().collect();
     let enrollments: Vec<_> = enrollments.into_iter().collect();
     programs::load_directory(tx, &codes, &enrollments).await

@@ -16,6 +16,7 @@ pub mod process;
 pub mod programs;
 pub mod reads;
 pub mod receive;
+pub mod refold;
 mod refusal;
 pub mod release;
 pub mod replay;

@@ -32,6 +32,7 @@ use crate::{
     store::{
         StoreError, Tx,
         inbox::{self, ClaimedEvent, InboxState, Processed},
+        refold::{self, Reaching},
         sales, transfers,
     },
 };
@@ -59,6 +60,11 @@ impl Worked {
 /// gives the turn back. The events stay as they were and cost no attempt.
 const CONFLICTS_MAX: u32 = 8;
 
+/// Sales that a batch folds only because a code or an end of their customers or subscriptions was told.
+/// Where there are more, all of them are left to [`super::refold`]: one event can reach any number, and
+/// the transaction that takes it must not grow with them.
+const CARRIED_MAX: i64 = 64;
+
 /// Why a batch did not commit.
 #[derive(Debug)]
 enum Failure {
@@ -68,9 +74,11 @@ enum Failure {
     /// that contradict each other.
     KeyTaken(StoreError),
     /// The database is not there; nothing about the events.
-    Unavailable(StoreError),
-    /// Something about these events; the text says what.
-    Deterministic(String),
+    Unreachable(StoreError),
+    /// The store refused what these events make of it, or ran out of time or memory on it.
+    Store(StoreError),
+    /// The rules refused these events; the text says why.
+    Fold(String),
 }
 
 impl From<StoreError> for Failure {
@@ -79,10 +87,10 @@ impl From<StoreError> for Failure {
             Self::Conflict
         } else if error.is_unique_violation() {
             Self::KeyTaken(error)
-        } else if error.is_unavailable() {
-            Self::Unavailable(error)
+        } else if error.is_unreachable() {
+            Self::Unreachable(error)
         } else {
-            Self::Deterministic(error.to_string())
+            Self::Store(error)
         }
     }
 }
@@ -91,14 +99,14 @@ impl From<FoldAndRecordError> for Failure {
     fn from(error: FoldAndRecordError) -> Self {
         match error {
             FoldAndRecordError::Store(error) => error.into(),
-            FoldAndRecordError::Fold(error) => Self::Deterministic(error.to_string()),
+            FoldAndRecordError::Fold(error) => error.into(),
         }
     }
 }
 
 impl From<FoldError> for Failure {
     fn from(error: FoldError) -> Self {
-        Self::Deterministic(error.to_string())
+        Self::Fold(error.to_string())
     }
 }
 
@@ -124,27 +132,31 @@ async fn work_through(app: &App, claim: Claim) -> Result<Worked, StoreError> {
     let mut claims = vec![claim];
     while let Some(claim) = claims.pop() {
         let mut claimed = Vec::new();
-        match attempt(app, &claim, &mut claimed).await {
-            Ok(finished) => worked.finished += finished,
+        let reason = match attempt(app, &claim, &mut claimed).await {
+            Ok(finished) => {
+                worked.finished += finished;
+                continue;
+            }
             Err(Failure::Conflict) => {
                 debug!("other transactions were in the way of a batch; it waits its turn");
                 worked.postponed += 1;
+                continue;
             }
-            Err(Failure::Unavailable(error) | Failure::KeyTaken(error)) => return Err(error),
-            Err(Failure::Deterministic(reason)) => match claimed.as_slice() {
-                [] => return Err(StoreError::RowsAffected { expected: 1, actual: 0 }),
-                [alone] => {
-                    record_failure(app, alone, &reason).await?;
-                    worked.failed += 1;
-                }
-                several => {
-                    let middle = several.len() / 2;
-                    let ids = |part: &[ClaimedEvent]| part.iter().map(|event| event.id.clone()).collect();
-                    // The earlier half is popped first.
-                    claims.push(Claim::These(ids(&several[middle..])));
-                    claims.push(Claim::These(ids(&several[..middle])));
-                }
-            },
+            Err(Failure::Unreachable(error)) => return Err(error),
+            // Nothing was claimed, so no event is to blame.
+            Err(Failure::Store(error) | Failure::KeyTaken(error)) if claimed.is_empty() => return Err(error),
+            Err(Failure::Store(error) | Failure::KeyTaken(error)) => error.to_string(),
+            Err(Failure::Fold(reason)) => reason,
+        };
+        if let [alone] = claimed.as_slice() {
+            record_failure(app, alone, &reason).await?;
+            worked.failed += 1;
+        } else {
+            let (earlier, later) = claimed.split_at(claimed.len() / 2);
+            let ids = |part: &[ClaimedEvent]| part.iter().map(|event| event.id.clone()).collect();
+            // The earlier half is popped first.
+            claims.push(Claim::These(ids(later)));
+            claims.push(Claim::These(ids(earlier)));
         }
     }
     Ok(worked)
@@ -169,8 +181,8 @@ async fn attempt(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>) -> R
                 conflicts += 1;
                 tokio::task::yield_now().await;
             }
-            // Nobody's commit lasts that long. Waiting on would stop every event behind this one.
-            Err(Failure::KeyTaken(error)) => return Err(Failure::Deterministic(error.to_string())),
+            // Nobody's commit lasts as long as a key that stays taken: then it is about these events, and
+            // waiting on would stop every event behind them.
             result => return result,
         }
     }
@@ -349,7 +361,12 @@ async fn load_touched(
         })
         .collect();
     sales::lock_carriers(tx, &carriers).await?;
-    let reaching = news_of_carriers(tx, told, &carriers).await?;
+    let mut reaching = news_of_carriers(tx, told, &carriers).await?;
+    if refold::count_carried(tx, &reaching).await? > CARRIED_MAX {
+        refold::request_carried(tx, &reaching, now).await?;
+        reaching.clear();
+    }
+    let reaching: BTreeSet<SubjectKey> = reaching.into_keys().collect();
     let carried = sales::sales_carried_by(tx, &reaching).await?;
 
     let groups = group_objects(told);
@@ -380,27 +397,39 @@ async fn load_touched(
 
 /// The carriers of which this batch tells a new code or an end: all their sales are folded again. Codes
 /// that are known already, as at every renewal, are no news.
+///
+/// That a known code was told earlier than known is news where the time decides: between several codes,
+/// and for a customer, whose code speaks only for sales from about then on.
 async fn news_of_carriers(
     tx: &mut Tx,
     told: &[(&Scope, &Fact, &Translated)],
     carriers: &BTreeSet<SubjectKey>,
-) -> Result<BTreeSet<SubjectKey>, Failure> {
+) -> Result<Reaching, Failure> {
     let mut known = Book::default();
     sales::load_hints(tx, carriers, &mut known).await?;
-    let mut reaching: BTreeSet<SubjectKey> = BTreeSet::new();
-    for (scope, fact, _) in told {
+    let mut reaching = Reaching::new();
+    for (scope, fact, event) in told {
+        let cause = || Cause::Event(event.id.clone());
         match fact {
             Fact::SaleAttributed {
                 subject: subject @ (Subject::Subscription(_) | Subject::Customer(_)),
                 hint,
             } => {
                 let key = SubjectKey::new(scope, subject);
-                if known.is_news(&key, hint) {
-                    reaching.insert(key);
+                if !known.is_news(&key, hint) {
+                    continue;
                 }
+                let is_only_code = known.hints_for(&key).iter().all(|other| other.code == hint.code);
+                let is_first = known.hints_for(&key).is_empty();
+                let is_of_customer = matches!(subject, Subject::Customer(_));
+                if is_first || is_of_customer || !is_only_code {
+                    reaching.entry(key.clone()).or_default().insert(cause());
+                }
+                known.insert_hint(key, hint.clone());
             }
             Fact::SubscriptionEnded { subscription, .. } => {
-                reaching.insert(SubjectKey::new(scope, &Subject::Subscription(subscription.clone())));
+                let key = SubjectKey::new(scope, &Subject::Subscription(subscription.clone()));
+                reaching.entry(key).or_default().insert(cause());
             }
             Fact::SaleAttributed { subject: Subject::Sale(_), .. }
             | Fact::SalePaid(_)

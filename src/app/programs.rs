@@ -2,8 +2,8 @@
 //!
 //! What holds when a sale is paid decides about the sale, so terms and statuses are rows with a
 //! beginning and are never changed. The first terms and the first activation hold from the beginning of
-//! time: a founder who imports last year's events finds them attributed. Every later change holds from
-//! now on.
+//! time: a founder who imports last year's events finds them attributed, also those that came before the
+//! launch. Every later change holds from now on.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -27,6 +27,7 @@ use crate::{
             self, AttributionModel, ConversionKind, MinPayout, OnTransferReversed, PayoutSchedule,
             ProgramDetails,
         },
+        refold,
     },
 };
 
@@ -196,6 +197,10 @@ pub async fn update(
     programs::update(&mut tx, &new).await?;
     if new.status != old.status {
         programs::insert_status(&mut tx, id, &new.status).await?;
+        if new.status.value == ProgramStatus::Active && new.status.at < now {
+            programs::lock_directory(&mut tx, &new.organization_id).await?;
+            refold::request_program(&mut tx, id, "program_activated", now).await?;
+        }
     }
     if new.terms != old.terms {
         new.terms.at = later(now, old.terms.at);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use tracing::error;
+use tracing::{debug, error};
 
 use super::{
     App,
@@ -26,14 +26,6 @@ const SALES_MAX: i64 = 200;
 /// How long a sale that cannot be folded waits before it is tried again.
 const RETRY_S: i64 = 3_600;
 
-/// The store's error, if the same sales are expected to succeed later, untouched; else what is wrong.
-fn passing(error: FoldAndRecordError) -> Result<StoreError, FoldAndRecordError> {
-    match error {
-        FoldAndRecordError::Store(error) if error.is_retryable() || error.is_unavailable() => Ok(error),
-        lasting => Err(lasting),
-    }
-}
-
 /// Folds the sales that are due, at most one batch. Returns how many had their turn.
 ///
 /// A batch that fails is folded sale by sale. One that fails alone raises the finding `release_failed`
@@ -50,7 +42,7 @@ pub async fn step(app: &App) -> Result<usize, StoreError> {
         return Ok(0);
     }
     if let Err(error) = release(app, tx, &due, now).await {
-        if let Ok(passing) = passing(error) {
+        if let Ok(passing) = error.passing() {
             return Err(passing);
         }
         for sale in &due {
@@ -75,7 +67,10 @@ async fn release(
             Ok(())
         }
         Err(error) => {
-            tx.rollback().await?;
+            // A connection that is gone has no locks, and the first error says more.
+            if let Err(error) = tx.rollback().await {
+                debug!(%error, "due sales could not be rolled back");
+            }
             Err(error)
         }
     }
@@ -90,7 +85,7 @@ async fn fold_due(
     let mut book = fold::load(tx, due).await?;
     for id in due {
         if let Some(sale) = book.touch(id) {
-            sale.causes.insert(Cause::Time("due"));
+            sale.causes.insert(Cause::Time("due".to_owned()));
         }
     }
     fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
@@ -101,7 +96,7 @@ async fn release_alone(app: &App, sale: &SaleId, now: Timestamp) -> Result<(), S
     let alone = BTreeSet::from([sale.clone()]);
     let tx = app.db.begin().await?;
     let Err(error) = release(app, tx, &alone, now).await else { return Ok(()) };
-    let failure = match passing(error) {
+    let failure = match error.passing() {
         Ok(passing) => return Err(passing),
         Err(lasting) => lasting,
     };

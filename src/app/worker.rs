@@ -2,7 +2,7 @@
 //!
 //! The poll is the truth and hints only shorten it. A step runs in a task of its own, so a panic ends
 //! that step and not the stage, and a stop is obeyed between two steps, never inside one. What a step
-//! does is the business of [`super::process`] and [`super::release`].
+//! does is the business of [`super::process`], [`super::release`] and [`super::refold`].
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -10,13 +10,14 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::{App, process, release};
+use super::{App, process, refold, release};
 use crate::{
     clock::DisciplinedClock,
     store::{
         Db, StoreError, clock, doctor,
         findings::Severity,
         inbox::{self, InboxState},
+        refold as refold_queue,
     },
     telemetry::names,
 };
@@ -59,14 +60,20 @@ pub async fn run_process(app: App, stop: CancellationToken) {
     .await;
 }
 
-/// Applies what time alone changes until `stop`.
+/// Applies what no event about the sale tells until `stop`: time that has passed, and codes, approvals
+/// and ends that reach many sales. The two go on beside each other, so that neither waits for the other.
 pub async fn run_release(app: App, stop: CancellationToken) {
-    // Nothing but time makes a commission due, so there is nobody to hint.
-    run("release", PACE, &Notify::new(), &stop, || {
+    // Nothing but time makes a commission due, so there is nobody to hint; many sales can wait a poll.
+    let (no_hint, pace) = (Notify::new(), PACE);
+    let release = run("release", pace, &no_hint, &stop, || {
         let app = app.clone();
         async move { Ok(release::step(&app).await? > 0) }
-    })
-    .await;
+    });
+    let refold = run("refold", pace, &no_hint, &stop, || {
+        let app = app.clone();
+        async move { Ok(refold::step(&app).await? > 0) }
+    });
+    tokio::join!(release, refold);
 }
 
 /// Runs `step` until `stop`. A step says whether it found work.
@@ -145,6 +152,9 @@ async fn refresh_gauges(app: &App) -> Result<(), StoreError> {
     let oldest = inbox::oldest_waiting(&mut conn).await?;
     let lag_micros = oldest.map_or(0, |at| app.now().as_micros().saturating_sub(at).max(0));
     metrics::gauge!(names::INBOX_LAG_SECONDS).set(as_gauge(lag_micros) / 1e6);
+    let oldest = refold_queue::oldest(&mut conn).await?;
+    let lag_micros = oldest.map_or(0, |at| app.now().as_micros().saturating_sub(at).max(0));
+    metrics::gauge!(names::REFOLD_LAG_SECONDS).set(as_gauge(lag_micros) / 1e6);
     let open = doctor::count_open_findings(&mut conn).await?;
     for severity in Severity::ALL {
         let count = count_of(&open, severity.as_str());

@@ -106,8 +106,31 @@ pub enum Cause {
     Event(String),
     /// A person's decision (decision id).
     Decision(String),
-    /// Time passed; the text is the rule, such as `hold_over`.
-    Time(&'static str),
+    /// Time passed, or something other than the sale began to hold; the text is the rule, such as `due`.
+    Time(String),
+}
+
+impl Cause {
+    /// The kind and the id, as they are stored.
+    #[must_use]
+    pub fn parts(&self) -> (&'static str, &str) {
+        match self {
+            Self::Event(id) => ("event", id),
+            Self::Decision(id) => ("decision", id),
+            Self::Time(rule) => ("time", rule),
+        }
+    }
+
+    /// The cause that is stored as these parts.
+    #[must_use]
+    pub fn from_parts(kind: &str, id: String) -> Option<Self> {
+        match kind {
+            "event" => Some(Self::Event(id)),
+            "decision" => Some(Self::Decision(id)),
+            "time" => Some(Self::Time(id)),
+            _ => None,
+        }
+    }
 }
 
 /// The lines do not balance, or a line is not positive.

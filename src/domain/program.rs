@@ -150,10 +150,10 @@ pub struct Directory {
     pub codes: BTreeMap<(OrganizationId, String), Code>,
 }
 
-/// How codes are compared: trimmed, ASCII case ignored.
+/// How codes are compared: trimmed, ASCII case ignored, so that both database engines agree.
 #[must_use]
 pub fn normalise_code(code: &str) -> String {
-    code.trim().to_lowercase()
+    code.trim().to_ascii_lowercase()
 }
 
 /// Why a code attributes nothing.

@@ -383,6 +383,14 @@ pub async fn list_stuck_events(conn: &mut Conn, bound: Timestamp) -> Result<Vec<
     conn.q(SQL).bind(bound.as_micros()).bind(SHOWN_MAX).all().await
 }
 
+/// Sales that were to be folded again before `bound` and were not, at most a hundred, each with the
+/// microseconds at which it was asked for.
+pub async fn list_stuck_refolds(conn: &mut Conn, bound: Timestamp) -> Result<Vec<(String, i64)>, StoreError> {
+    const SQL: &str = "SELECT sale_id, MIN(requested_at_us) FROM refold WHERE requested_at_us < $1
+        GROUP BY sale_id ORDER BY 2, 1 LIMIT $2";
+    conn.q(SQL).bind(bound.as_micros()).bind(SHOWN_MAX).all().await
+}
+
 /// Events that failed for good and wait for a person, at most a hundred.
 pub async fn list_parked_events(conn: &mut Conn) -> Result<Vec<EventTrouble>, StoreError> {
     const SQL: &str =

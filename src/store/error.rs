@@ -101,6 +101,21 @@ impl StoreError {
         }
     }
 
+    /// Whether the database itself is not there, whatever was asked of it: the connection broke or was
+    /// refused, or the server is stopping or starting.
+    ///
+    /// Narrower than [`Self::is_unavailable`]: a statement that ran out of time or memory, or a
+    /// transaction that was ended for idling, is the work's own fault, and would be again.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self.code() {
+            Some(Code::Postgres(code)) => {
+                code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03")
+            }
+            Some(Code::Sqlite(_)) | None => self.is_unavailable(),
+        }
+    }
+
     /// Whether a unique key was already taken. PostgreSQL refuses every later statement of the
     /// transaction, so this ends it; where a duplicate is expected, use `ON CONFLICT`.
     #[must_use]
@@ -201,7 +216,7 @@ mod tests {
             sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into()),
         ] {
             let error = StoreError::from(error);
-            assert!(error.is_unavailable(), "{error}");
+            assert!(error.is_unavailable() && error.is_unreachable(), "{error}");
             assert!(!error.is_retryable(), "{error}");
             assert!(!error.is_unique_violation(), "{error}");
         }
@@ -210,7 +225,7 @@ mod tests {
     #[test]
     fn a_mistake_of_ours_is_neither_unavailable_nor_retryable() {
         let error = StoreError::from(sqlx::Error::ColumnNotFound("amount".into()));
-        assert!(!error.is_unavailable() && !error.is_retryable());
+        assert!(!error.is_unavailable() && !error.is_unreachable() && !error.is_retryable());
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod inbox;
 pub mod keys;
 pub mod organizations;
 pub mod programs;
+pub mod refold;
 mod row;
 pub mod sales;
 pub mod transfers;

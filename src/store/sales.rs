@@ -165,7 +165,7 @@ fn subject_of(kind: &str, id: &str) -> Result<Subject, StoreError> {
     }
 }
 
-fn subject_rows<'a>(subjects: impl IntoIterator<Item = &'a SubjectKey>) -> Vec<Value> {
+pub(super) fn subject_rows<'a>(subjects: impl IntoIterator<Item = &'a SubjectKey>) -> Vec<Value> {
     subjects
         .into_iter()
         .map(|key| {

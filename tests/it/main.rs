@@ -10,6 +10,7 @@ mod layering;
 mod ledger_rules;
 mod processing;
 mod receiving;
+mod refold;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;

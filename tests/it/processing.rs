@@ -4,17 +4,21 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use remit::{
-    app::process::{self, Worked},
+    app::{
+        process::{self, Worked},
+        refold,
+    },
     domain::{retry, time::Timestamp},
-    store::{Db, DbOptions, inbox},
+    store::{self, Db, DbOptions, inbox},
 };
 use serde_json::{Value, json};
-use tokio::{sync::Barrier, task::JoinSet, time::timeout};
+use tokio::{sync::Barrier, task::JoinSet};
 
 use super::support::{
     TestDb, books,
     node::Node,
     on_each_engine,
+    pg::until_blocked,
     shop::{PAID_AT_S, Shop, charge, customer, intent, invoice, invoice_payment, refund, stripe},
 };
 
@@ -296,7 +300,10 @@ async fn drain(nodes: Vec<Arc<Node>>) {
         tasks.spawn(async move {
             start.wait().await;
             // A node that finds everything taken by the others is idle and not done.
-            while !process::step(&node.app).await.unwrap().is_idle() || is_waiting(&node.app.db).await {
+            while !process::step(&node.app).await.unwrap().is_idle()
+                || refold_some(&node).await
+                || is_waiting(&node.app.db).await
+            {
                 tokio::task::yield_now().await;
             }
         });
@@ -304,8 +311,21 @@ async fn drain(nodes: Vec<Arc<Node>>) {
     tasks.join_all().await;
 }
 
+/// Whether there was work, or another node was in the way of it.
+async fn refold_some(node: &Node) -> bool {
+    match refold::step(&node.app).await {
+        Ok(sales) => sales > 0,
+        Err(error) => {
+            assert!(error.is_retryable(), "{error}");
+            true
+        }
+    }
+}
+
 async fn is_waiting(db: &Db) -> bool {
-    inbox::oldest_waiting(&mut db.read().await.unwrap()).await.unwrap().is_some()
+    let mut conn = db.read().await.unwrap();
+    inbox::oldest_waiting(&mut conn).await.unwrap().is_some()
+        || store::refold::oldest(&mut conn).await.unwrap().is_some()
 }
 
 /// Nodes of their own on the same database, `tasks` of them, in pairs that share their connections.
@@ -404,18 +424,6 @@ on_each_engine! {
         }
         books::assert_they_add_up(&db.db).await;
     }
-}
-
-/// Waits until `count` connections of this PostgreSQL database wait for a lock.
-async fn until_blocked(db: &Db, count: i64) {
-    const BLOCKED: &str = "SELECT COUNT(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let all_blocked = async {
-        while db.read().await.unwrap().q(BLOCKED).scalar().await.unwrap() != Some(count) {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(Duration::from_secs(20), all_blocked).await.expect("they wait for a lock");
 }
 
 fn step_of(node: &Arc<Node>) -> impl Future<Output = Worked> + 'static + use<> {

@@ -133,3 +133,10 @@ fn words_are_read_back_as_they_are_written() {
     }
     assert_eq!(ProgramStatus::parse("Active"), None);
 }
+
+#[test]
+fn codes_compare_as_both_database_engines_compare_them() {
+    assert_eq!(normalise_code(" AnnÉ\t"), "annÉ");
+    assert_eq!(normalise_code("K-20"), normalise_code("k-20"));
+    assert_ne!(normalise_code("\u{212a}"), "k", "the Kelvin sign is no K");
+}

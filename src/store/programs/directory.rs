@@ -1,5 +1,5 @@
 //! What a batch of sales can touch of programs, enrollments and codes, loaded in seven statements
-//! whatever the size of the batch.
+//! whatever the size of the batch, and the lock that lets a change of it miss no sale.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,15 +8,43 @@ use sqlx::FromRow;
 
 use crate::{
     domain::{
-        ids::{EnrollmentId, OrganizationId, ProgramId},
+        ids::{EnrollmentId, OrganizationId, ProgramId, ProjectId},
         program::{Code, Dated, Directory, Enrollment, Program, TermsVersion},
         time::Timestamp,
     },
+    for_update,
     store::{
-        Conn, StoreError,
+        Conn, Sql, StoreError, Tx,
         row::{At, json_list},
     },
 };
+
+/// Keeps the owners of these projects from changing, until this transaction ends, what already holds for
+/// sales of the past. Call it before [`load_directory`].
+///
+/// A fold that reads the directory while an affiliate is being approved would commit a sale that the
+/// approval did not see and that did not see the approval. With this and [`lock_directory`], one of the
+/// two comes first. Folds do not wait for each other: it is the lock that a foreign key to the project
+/// takes, too.
+pub async fn share_directory(tx: &mut Tx, projects: &BTreeSet<&ProjectId>) -> Result<(), StoreError> {
+    const SQL: Sql = Sql {
+        sqlite: "SELECT id FROM project WHERE id IN (SELECT value->>'id' FROM json_each($1)) ORDER BY id",
+        postgres: "SELECT id FROM project WHERE id IN (SELECT value->>'id' FROM json_each($1)) ORDER BY id
+            FOR KEY SHARE",
+    };
+    if !projects.is_empty() {
+        tx.q(SQL).bind(id_list(projects.iter().copied())).scalars::<String>().await?;
+    }
+    Ok(())
+}
+
+/// Waits for every fold of the owner's sales that is under way, and keeps new ones waiting until this
+/// transaction ends: what it reads of sales afterwards is all there is. See [`share_directory`].
+pub async fn lock_directory(tx: &mut Tx, owner: &OrganizationId) -> Result<(), StoreError> {
+    const SQL: Sql = for_update!("SELECT id FROM project WHERE organization_id = $1 ORDER BY id");
+    tx.q(SQL).bind(owner.as_str()).scalars::<String>().await?;
+    Ok(())
+}
 
 /// Loads the named codes and enrollments, with everything the fold reads of them: the enrollments that
 /// the codes name, the programs of all enrollments, statuses, terms and e-mail addresses.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use remit::{
-    app::{App, process, receive, release},
+    app::{App, process, receive, refold, release},
     clock::ManualClock,
     config::Config,
     domain::{
@@ -37,6 +37,17 @@ impl Node {
 
     /// Stores an event as the receiver does, and says whether it was new.
     pub async fn receive(&self, project: &str, endpoint: &str, provider: &str, body: &[u8]) -> Inserted {
+        self.receive_all(project, endpoint, provider, vec![body.to_vec()]).await[0]
+    }
+
+    /// Stores many events in one commit.
+    pub async fn receive_all(
+        &self,
+        project: &str,
+        endpoint: &str,
+        provider: &str,
+        bodies: Vec<Vec<u8>>,
+    ) -> Vec<Inserted> {
         let inbound = providers::inbound(provider).unwrap();
         let endpoint = receive::Endpoint {
             id: EndpointId::parse(endpoint).unwrap(),
@@ -45,18 +56,21 @@ impl Node {
             livemode: false,
             secrets: Vec::new(),
         };
-        let head = inbound.head(body).unwrap();
-        let event =
-            receive::new_event(&endpoint, head, body.to_vec(), EventSource::Webhook, self.app.now()).unwrap();
+        let event = |body: Vec<u8>| {
+            let head = inbound.head(&body).unwrap();
+            receive::new_event(&endpoint, head, body, EventSource::Webhook, self.app.now()).unwrap()
+        };
+        let events: Vec<_> = bodies.into_iter().map(event).collect();
         let mut tx = self.app.db.begin().await.unwrap();
-        let inserted = inbox::insert_batch(&mut tx, &[event]).await.unwrap();
+        let inserted = inbox::insert_batch(&mut tx, &events).await.unwrap();
         tx.commit().await.unwrap();
-        inserted[0]
+        inserted
     }
 
-    /// Processes until nothing waits.
+    /// Processes until nothing waits, neither an event nor a sale to be folded again.
     pub async fn process_all(&self) {
         while !process::step(&self.app).await.unwrap().is_idle() {}
+        while refold::step(&self.app).await.unwrap() > 0 {}
     }
 
     /// Lets time pass to `now` and releases until nothing is due.

@@ -284,3 +284,17 @@ fn unprivileged_user(directory: &Path) -> Option<(u32, u32)> {
     std::os::unix::fs::chown(directory, Some(uid), Some(gid)).unwrap();
     Some((uid, gid))
 }
+
+/// Waits until `count` connections of this PostgreSQL database wait for a lock.
+pub async fn until_blocked(db: &Db, count: i64) {
+    const BLOCKED: &str = "SELECT COUNT(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let all_blocked = async {
+        while db.read().await.unwrap().q(BLOCKED).scalar().await.unwrap() != Some(count) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all_blocked)
+        .await
+        .unwrap_or_else(|_| panic!("{count} of them wait for a lock"));
+}

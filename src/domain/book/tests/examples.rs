@@ -122,7 +122,7 @@ fn decisions_are_allowed_where_the_state_machine_has_an_arrow() {
 #[test]
 fn a_sale_that_nobody_loaded_is_an_error_and_no_silent_loss() {
     let fact = link(intent("pi"), charge("ch"));
-    let told = Book::default().apply(&stripe(), &fact, &Cause::Time("test"), Timestamp::EPOCH);
+    let told = Book::default().apply(&stripe(), &fact, &Cause::Time("test".to_owned()), Timestamp::EPOCH);
     assert_eq!(told, Err(FoldError::NotLoaded("payment_intent:pi".to_owned())));
 }
 
