@@ -146,7 +146,7 @@ async fn decide_once(app: &App, request: &Request) -> Result<Decided, DecideErro
     if let Some(standing) = standing(request, sale) {
         return Ok(standing);
     }
-    check(request, &sale.commissions)?;
+    check(request, sale)?;
     let decision = Decision {
         id,
         enrollment_id: request.enrollment_id.clone(),
@@ -231,7 +231,8 @@ fn standing(request: &Request, sale: &Sale) -> Option<Decided> {
 }
 
 /// Whether the commission's state allows the decision.
-fn check(request: &Request, commissions: &[Commission]) -> Result<(), DecideError> {
+fn check(request: &Request, sale: &Sale) -> Result<(), DecideError> {
+    let commissions = &sale.commissions;
     if request.kind == DecisionKind::Attribute {
         let elsewhere = |known: &&Commission| known.claimed && known.enrollment_id != request.enrollment_id;
         return if commissions.iter().any(|known| elsewhere(&known)) {
@@ -244,7 +245,14 @@ fn check(request: &Request, commissions: &[Commission]) -> Result<(), DecideErro
         .iter()
         .find(|known| known.enrollment_id == request.enrollment_id)
         .ok_or(DecideError::NoCommission)?;
-    if !is_allowed(request.kind, commission.state) {
+    // What a person approved is not turned down afterwards; that would be a clawback, with its reason.
+    let was_reviewed = sale
+        .decisions
+        .iter()
+        .any(|known| known.kind == DecisionKind::Approve && known.enrollment_id == request.enrollment_id);
+    let is_too_late =
+        request.kind == DecisionKind::Reject && commission.state == CommissionState::Held && was_reviewed;
+    if is_too_late || !is_allowed(request.kind, commission.state) {
         return Err(DecideError::NotAllowed { state: commission.state });
     }
     // Of the commission and not of what is accrued: under review nothing is accrued yet, and a part may

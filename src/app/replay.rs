@@ -19,7 +19,7 @@ use super::{
     archive::ArchivedEvent,
     process,
     receive::{self, Endpoint},
-    report,
+    refold, report,
 };
 use crate::{
     domain::{
@@ -162,9 +162,20 @@ pub async fn replay(
     replay.flush().await?;
     if !request.dry_run {
         // Also when nothing is new: an earlier replay may have ended between storing and processing.
-        while !process::step(app).await?.is_idle() {}
+        catch_up(app).await?;
     }
     Ok(replay.report)
+}
+
+/// Runs the stages that turn stored events into books until nothing is left for them, for a command
+/// that is to be enough without a server.
+///
+/// # Errors
+/// [`StoreError`] when the database cannot be reached; what is left waits for a server.
+pub async fn catch_up(app: &App) -> Result<(), StoreError> {
+    while !process::step(app).await?.is_idle() {}
+    while refold::step(app).await? > 0 {}
+    Ok(())
 }
 
 /// Which mode and project events of an endpoint belong to.

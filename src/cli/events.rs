@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{context::Context, output, run::Exit};
 use crate::{
-    app::{App, archive::Export, process},
+    app::{App, archive::Export, replay},
     domain::{ids::InboxId, time::Timestamp},
     store::inbox::{self, EventFilter, EventRow, InboxState},
 };
@@ -136,7 +136,7 @@ async fn retry(context: &Context, app: &App, id: &str, now: bool) -> anyhow::Res
         bail!("event {} is {}, and only parked events are retried", event.id, event.state);
     }
     if now {
-        while !process::step(app).await?.is_idle() {}
+        replay::catch_up(app).await?;
     }
     let Some(after) = inbox::find(&mut app.db.read().await?, &event.id).await? else {
         bail!("there is no such event");
