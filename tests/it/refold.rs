@@ -176,7 +176,7 @@ on_each_engine! {
             shop.assert_standing(&format!("pi_big_{number}"), "held", [200, 0, 200, 0]).await;
         }
         let mut conn = db.db.read().await.unwrap();
-        let told = inbox::find(&mut conn, "evt_customer_big").await.unwrap().unwrap().id;
+        let told = inbox::list_named(&mut conn, "evt_customer_big").await.unwrap().remove(0).id;
         let by_code: Option<i64> = conn
             .q("SELECT COUNT(*) FROM entry WHERE causes = $1")
             .bind(format!(r#"[{{"kind":"event","id":"{told}"}}]"#))

@@ -12,7 +12,6 @@ use crate::{
         program::{Code, Dated, Directory, Enrollment, Program, TermsVersion},
         time::Timestamp,
     },
-    for_update,
     store::{
         Conn, Sql, StoreError, Tx,
         row::{At, json_list},
@@ -41,7 +40,11 @@ pub async fn share_directory(tx: &mut Tx, projects: &BTreeSet<&ProjectId>) -> Re
 /// Waits for every fold of the owner's sales that is under way, and keeps new ones waiting until this
 /// transaction ends: what it reads of sales afterwards is all there is. See [`share_directory`].
 pub async fn lock_directory(tx: &mut Tx, owner: &OrganizationId) -> Result<(), StoreError> {
-    const SQL: Sql = for_update!("SELECT id FROM project WHERE organization_id = $1 ORDER BY id");
+    // The strongest row lock, the only one that a `FOR KEY SHARE` waits for.
+    const SQL: Sql = Sql {
+        sqlite: "SELECT id FROM project WHERE organization_id = $1 ORDER BY id",
+        postgres: "SELECT id FROM project WHERE organization_id = $1 ORDER BY id FOR UPDATE",
+    };
     tx.q(SQL).bind(owner.as_str()).scalars::<String>().await?;
     Ok(())
 }
