@@ -89,6 +89,7 @@ CREATE TABLE finding (
     resolved_at_us BIGINT
 );
 CREATE INDEX finding_open ON finding (id) WHERE resolved_at_us IS NULL;
+CREATE INDEX finding_open_by_object ON finding (object) WHERE resolved_at_us IS NULL;
 
 CREATE TABLE program (
     id                      TEXT COLLATE "C" PRIMARY KEY,

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     domain::{
-        book::{Book, FoldError, Folded, SubjectKey},
+        book::{Book, FoldError, Folded, SALE_FINDINGS, SubjectKey},
         ids::{EnrollmentId, OrganizationId, SaleId},
         program::{Directory, normalise_code},
         time::Timestamp,
@@ -123,5 +123,7 @@ pub(super) async fn fold_and_record(
         })
         .collect();
     findings::raise(tx, &new, now).await?;
+    let sales: Vec<&str> = folded.iter().map(|folded| folded.sale_id.as_str()).collect();
+    findings::resolve_others(tx, &sales, &SALE_FINDINGS, &new, now).await?;
     Ok(folded)
 }

@@ -201,6 +201,20 @@ impl Sale {
     }
 }
 
+/// The kinds of findings that a fold raises about a sale. They are as true as the facts are complete:
+/// the next fold that does not raise one again resolves it.
+pub const SALE_FINDINGS: [&str; 9] = [
+    "attribution_contradiction",
+    "code_not_valid",
+    "currency_contradiction",
+    "currency_mismatch",
+    "enrollment_not_active",
+    "program_not_active",
+    "refund_exceeds_sale",
+    "tax_unknown",
+    "unknown_code",
+];
+
 /// An operator should look at something.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {

@@ -1,12 +1,14 @@
 //! Findings: what an operator should look at.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 use sqlx::FromRow;
 
 use super::{
     Conn, StoreError, Tx,
     row::{AFTER_EVERY_ID, At},
-    sales::write_rows,
+    sales::{id_list, write_rows},
 };
 use crate::domain::{ids::FindingId, program::words, time::Timestamp};
 
@@ -35,24 +37,57 @@ pub struct NewFinding {
     pub detail: String,
 }
 
-/// Raises findings; one that was raised before, open or resolved, stays as it is.
+impl NewFinding {
+    /// One finding per kind and object.
+    fn id(&self) -> FindingId {
+        FindingId::derived(&[&self.kind, &self.object])
+    }
+}
+
+/// Raises findings. One that is open stays as it is; one that was resolved is opened again.
 pub async fn raise(tx: &mut Tx, new: &[NewFinding], now: Timestamp) -> Result<(), StoreError> {
     const SQL: &str = "INSERT INTO finding (id, kind, severity, object, detail, created_at_us)
         SELECT value->>'id', value->>'kind', value->>'severity', value->>'object', value->>'detail',
             CAST(value->>'at' AS BIGINT)
         FROM json_each($1) WHERE TRUE
-        ON CONFLICT (id) DO NOTHING";
-    let rows = new
-        .iter()
-        .map(|finding| {
+        ON CONFLICT (id) DO UPDATE SET resolved_at_us = NULL, detail = excluded.detail
+            WHERE finding.resolved_at_us IS NOT NULL";
+    // One statement must not write a row twice: of two about the same object the first is kept.
+    let mut rows: BTreeMap<FindingId, serde_json::Value> = BTreeMap::new();
+    for finding in new {
+        rows.entry(finding.id()).or_insert_with(|| {
             json!({
-                "id": FindingId::derived(&[&finding.kind, &finding.object]), "kind": finding.kind,
-                "severity": finding.severity.as_str(), "object": finding.object,
-                "detail": finding.detail, "at": now.as_micros(),
+                "id": finding.id(), "kind": finding.kind, "severity": finding.severity.as_str(),
+                "object": finding.object, "detail": finding.detail, "at": now.as_micros(),
             })
-        })
-        .collect();
+        });
+    }
+    let rows = rows.into_values().collect();
     write_rows(tx, SQL, rows).await
+}
+
+/// Resolves the open findings of these kinds about these objects, but for those in `raised`: what the
+/// last look at an object did not find again.
+pub async fn resolve_others(
+    tx: &mut Tx,
+    objects: &[&str],
+    kinds: &[&str],
+    raised: &[NewFinding],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    const SQL: &str = "UPDATE finding SET resolved_at_us = $4
+        WHERE resolved_at_us IS NULL AND object IN (SELECT value->>'id' FROM json_each($1))
+            AND kind IN (SELECT value->>'id' FROM json_each($2))
+            AND id NOT IN (SELECT value->>'id' FROM json_each($3))";
+    let ids: Vec<FindingId> = raised.iter().map(NewFinding::id).collect();
+    tx.q(SQL)
+        .bind(id_list(objects.iter().copied()))
+        .bind(id_list(kinds.iter().copied()))
+        .bind(id_list(ids.iter().map(FindingId::as_str)))
+        .bind(now.as_micros())
+        .exec()
+        .await?;
+    Ok(())
 }
 
 /// A finding that was raised.

@@ -237,7 +237,13 @@ on_each_engine! {
             let refused = api.refusal(&shop.key, Method::POST, path, &body).await;
             assert_eq!(refused, (status, code.to_owned()), "{body}");
         }
+        let findings = async || {
+            let (_, answer) = api.call(&api.operator, Method::GET, "/v1/admin/findings", &Value::Null).await;
+            answer["data"].as_array().unwrap().len()
+        };
+        assert_eq!(findings().await, 1);
         let mended = api.create(&shop.key, path, json!({"code": "ANN", "reason": "ticket 7"})).await;
+        assert_eq!(findings().await, 0, "what was mended is no finding any more");
         assert_eq!(mended["enrollment_id"], json!(shop.enrollment));
         assert_eq!(mended["commission"]["earned_minor"], json!(2_000));
         assert_eq!(shop.balance(&api).await, (2_000, 0));

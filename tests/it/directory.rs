@@ -125,7 +125,7 @@ on_each_engine! {
         ));
     }
 
-    async fn a_finding_is_raised_once_and_never_reopened(db: TestDb) {
+    async fn a_finding_is_open_once_while_it_is_true(db: TestDb) {
         let finding = |kind: &str, object: &str, detail: &str| NewFinding {
             kind: kind.to_owned(),
             severity: Severity::Warning,
@@ -139,19 +139,33 @@ on_each_engine! {
         let new = [finding("late", "sale_1", "first"), finding("late", "sale_2", "other"), finding("late", "sale_1", "twice")];
         findings::raise(&mut tx, &new, NOW).await.unwrap();
         tx.commit().await.unwrap();
-        let mut tx = db.db.begin().await.unwrap();
-        tx.q("UPDATE finding SET resolved_at_us = 1 WHERE object = 'sale_1'").exec().await.unwrap();
-        findings::raise(&mut tx, &[finding("late", "sale_1", "again")], NOW.plus_secs(9)).await.unwrap();
-        tx.commit().await.unwrap();
-
         let open = list(true).await;
-        assert_eq!(open.len(), 1);
-        assert_eq!((open[0].object.as_str(), open[0].severity, open[0].created_at), ("sale_2", Severity::Warning, NOW));
+        assert_eq!(open.len(), 2);
+        let first = open.iter().find(|finding| finding.object == "sale_1").unwrap();
+        assert_eq!((first.detail.as_str(), first.created_at), ("first", NOW));
+
+        // The next look at sale_1 does not find it again; sale_2 was not looked at.
+        let mut tx = db.db.begin().await.unwrap();
+        let later = NOW.plus_secs(9);
+        findings::resolve_others(&mut tx, &["sale_1"], &["early"], &[], later).await.unwrap();
+        findings::resolve_others(&mut tx, &["sale_1"], &["late"], &new[..1], later).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(list(true).await.len(), 2, "another kind, and what is still true, stay open");
+        let mut tx = db.db.begin().await.unwrap();
+        findings::resolve_others(&mut tx, &["sale_1"], &["late"], &[], later).await.unwrap();
+        tx.commit().await.unwrap();
+        let open = list(true).await;
+        assert_eq!((open.len(), open[0].object.as_str(), open[0].severity), (1, "sale_2", Severity::Warning));
         let all = list(false).await;
-        assert_eq!(all.len(), 2);
         let resolved = all.iter().find(|finding| finding.object == "sale_1").unwrap();
-        assert_eq!((resolved.detail.as_str(), resolved.created_at), ("first", NOW));
-        assert_eq!(resolved.resolved_at, Some(Timestamp::from_micros(1)));
+        assert_eq!(resolved.resolved_at, Some(later));
+
+        let mut tx = db.db.begin().await.unwrap();
+        findings::raise(&mut tx, &[finding("late", "sale_1", "again")], later).await.unwrap();
+        tx.commit().await.unwrap();
+        let all = list(false).await;
+        let again = all.iter().find(|finding| finding.object == "sale_1").unwrap();
+        assert_eq!((again.detail.as_str(), again.resolved_at, again.created_at), ("again", None, NOW));
 
         let first = findings::list(&mut db.db.read().await.unwrap(), false, None, 1).await.unwrap();
         let second = findings::list(&mut db.db.read().await.unwrap(), false, Some(&first[0].id), 1).await.unwrap();
