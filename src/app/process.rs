@@ -56,6 +56,10 @@ impl Worked {
     }
 }
 
+/// Events of one batch at most where the receiver waits for the same writer: a transaction there is to
+/// stay under 50 ms (`rulings.md` 14).
+const EVENTS_MAX_OF_ONE_WRITER: i64 = 128;
+
 /// How often a batch is started again because another transaction was in the way, before the stage
 /// gives the turn back. The events stay as they were and cost no attempt.
 const CONFLICTS_MAX: u32 = 8;
@@ -122,7 +126,9 @@ enum Claim {
 /// # Errors
 /// [`StoreError`] when the database cannot be reached; nothing is lost and nothing is half done.
 pub async fn step(app: &App) -> Result<Worked, StoreError> {
-    let limit = i64::from(app.config.process.batch_events);
+    let configured = i64::from(app.config.process.batch_events);
+    let one_writer = app.db.engine().has_one_writer();
+    let limit = if one_writer { configured.min(EVENTS_MAX_OF_ONE_WRITER) } else { configured };
     work_through(app, Claim::Due(limit)).await
 }
 
