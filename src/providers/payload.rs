@@ -104,6 +104,10 @@ pub(super) fn text_of(body: &[u8]) -> Result<&str, MalformedEvent> {
 
 /// The path of a field, made of names in our own structs and of positions in lists.
 fn path_of(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    // Broken JSON breaks anywhere, also at a name that the sender chose and that is not ours to repeat.
+    if !error.inner().is_data() {
+        return ".".to_owned();
+    }
     let path = error.path().to_string();
     // serde names a missing or repeated field in the message only; the name is one of ours.
     let message = error.inner().to_string();
