@@ -274,6 +274,10 @@ on_each_engine! {
         assert_eq!(shop.balance(&api).await, (1_000, 0));
         let refused = api.refusal(&shop.key, Method::POST, &decide(&ids[1], "approve"), &Value::Null).await;
         assert_eq!(refused, (409, "INVALID_STATE".to_owned()));
+        // What was approved is still held, but only a clawback with its reason takes it back now.
+        let refused = api.refusal(&shop.key, Method::POST, &decide(&ids[0], "reject"), &Value::Null).await;
+        assert_eq!(refused, (409, "INVALID_STATE".to_owned()));
+        assert_eq!(shop.balance(&api).await, (1_000, 0));
     }
 
     async fn a_clawback_takes_a_part_or_all_and_no_more(db: TestDb) {
