@@ -222,7 +222,7 @@ fn standing(request: &Request, sale: &Sale) -> Option<Decided> {
         DecisionKind::Approve | DecisionKind::Reject => {
             commission.is_some_and(|known| !is_allowed(request.kind, known.state))
         }
-        DecisionKind::Attribute | DecisionKind::Clawback => false,
+        DecisionKind::Attribute | DecisionKind::Clawback | DecisionKind::TransferClawback => false,
     };
     let is_it =
         |known: &&Decision| known.kind == request.kind && known.enrollment_id == request.enrollment_id;

@@ -21,6 +21,7 @@ use crate::{
     domain::{
         ids::{CommissionId, EnrollmentId, OrganizationId, ProgramId, ProjectId},
         money::{BasisPoints, Currency, Money},
+        payout::OnTransferReversed,
         program::{Dated, EnrollmentStatus, ProgramStatus, TermsVersion},
         terms::Terms,
         time::Timestamp,
@@ -30,7 +31,7 @@ use crate::{
         StoreError,
         enrollments::{self, EnrollmentDetails},
         organizations::Organization,
-        programs::{self, AttributionModel, ConversionKind, OnTransferReversed, ProgramDetails},
+        programs::{self, AttributionModel, ConversionKind, ProgramDetails},
         views,
     },
 };

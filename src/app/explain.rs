@@ -452,11 +452,16 @@ fn steps(sale: &Sale, commission: &Commission, summary: Option<&Summary>) -> Res
         steps.push(Step { what: "kept_of_sale", how, amount_minor: kept, currency: earned.currency });
     }
     for decision in &sale.decisions {
-        if decision.enrollment_id != commission.enrollment_id || decision.kind != DecisionKind::Clawback {
+        let what = match decision.kind {
+            DecisionKind::Clawback => "manual_clawback",
+            DecisionKind::TransferClawback => "transfer_clawback",
+            DecisionKind::Attribute | DecisionKind::Approve | DecisionKind::Reject => continue,
+        };
+        if decision.enrollment_id != commission.enrollment_id {
             continue;
         }
         steps.push(Step {
-            what: "manual_clawback",
+            what,
             how: format!(
                 "decision {}{}",
                 decision.id,

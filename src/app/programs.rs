@@ -17,16 +17,14 @@ use crate::{
     domain::{
         ids::{OrganizationId, ProgramId},
         money::BasisPoints,
+        payout::{OnTransferReversed, PayoutSchedule},
         program::{Dated, ProgramStatus, TermsVersion},
         terms::{ApprovalMode, CommissionBase, CommissionRule, FlatOnPartial, Terms},
         time::Timestamp,
     },
     store::{
         Conn, organizations,
-        programs::{
-            self, AttributionModel, ConversionKind, MinPayout, OnTransferReversed, PayoutSchedule,
-            ProgramDetails,
-        },
+        programs::{self, AttributionModel, ConversionKind, MinPayout, ProgramDetails},
         refold,
     },
 };

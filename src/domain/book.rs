@@ -812,5 +812,6 @@ pub fn is_allowed(decision: DecisionKind, state: CommissionState) -> bool {
             | CommissionState::Paid => true,
             CommissionState::Denied | CommissionState::Reversed => false,
         },
+        DecisionKind::TransferClawback => false,
     }
 }

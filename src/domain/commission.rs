@@ -52,6 +52,9 @@ words! {
         Reject = "reject",
         /// Take it back, whole or in part.
         Clawback = "clawback",
+        /// The transfer that paid it came back, whole or in part (`rulings.md` 15). Recorded by the
+        /// program, never by a person.
+        TransferClawback = "transfer_clawback",
     }
 }
 
@@ -81,7 +84,8 @@ pub struct Decision {
     pub kind: DecisionKind,
     /// For clawbacks.
     pub reason: Option<ClawbackReason>,
-    /// For clawbacks: minor units of the commission; absent takes all.
+    /// For clawbacks: minor units of the commission; absent takes all. For transfer clawbacks: the change
+    /// against the earlier ones of the same payout, so their sum counts; rounding can make one negative.
     pub amount: Option<i64>,
     /// When it was decided.
     pub at: Timestamp,
@@ -421,12 +425,21 @@ fn void(commission: &Commission, why: Voided) -> Target {
     }
 }
 
-/// What is taken back: the provider's refunds and disputes in proportion, and what people decided,
-/// together at most the commission.
+/// What is taken back: the provider's refunds and disputes in proportion, what people decided, and what
+/// came back of the transfer that paid it, together at most the commission. The cash that came back is
+/// never owed twice: a refund of the same sale finds only the rest (`rulings.md` 15).
 fn clawed(input: &Input<'_>, sale: &Summary, commission: i64) -> Result<i64, MoneyError> {
     let told = money::sub(commission, input.commission.terms.kept(commission, sale)?)?;
     let (mut same_event, mut on_top) = (0, 0);
-    for decision in input.decisions.iter().filter(|decision| decision.kind == DecisionKind::Clawback) {
+    for decision in input.decisions {
+        match decision.kind {
+            DecisionKind::Clawback => {}
+            DecisionKind::TransferClawback => {
+                on_top = money::add(on_top, decision.amount.unwrap_or(0))?;
+                continue;
+            }
+            DecisionKind::Attribute | DecisionKind::Approve | DecisionKind::Reject => continue,
+        }
         let amount = decision.amount.unwrap_or(commission).clamp(0, commission);
         match decision.reason {
             Some(ClawbackReason::Refund | ClawbackReason::Chargeback) => {
@@ -437,7 +450,7 @@ fn clawed(input: &Input<'_>, sale: &Summary, commission: i64) -> Result<i64, Mon
             }
         }
     }
-    Ok(money::add(told.max(same_event), on_top)?.min(commission))
+    Ok(money::add(told.max(same_event), on_top)?.clamp(0, commission))
 }
 
 fn reversal_reason(input: &Input<'_>, sale: &Summary) -> &'static str {
@@ -543,7 +556,7 @@ fn move_money(
         Account::Held | Account::Payable | Account::InTransit | Account::Paid => {
             Owner::Enrollment(after.enrollment_id.clone())
         }
-        Account::Expense | Account::FeeIncome | Account::ReturnedCash | Account::CashOut => {
+        Account::Expense | Account::FeeIncome | Account::ReturnedCash => {
             Owner::Program(after.program_id.clone())
         }
     };
@@ -553,7 +566,7 @@ fn move_money(
     ];
     let revision = money::add(after.revision, 1)?;
     let subject = ledger::Subject {
-        commission_id: &after.id,
+        about: ledger::About::Commission(after.id.clone()),
         enrollment_id: &after.enrollment_id,
         program_id: &after.program_id,
         currency: after.currency,

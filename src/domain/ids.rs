@@ -160,6 +160,34 @@ text_id!(
     LotId, "lot_"
 );
 text_id!(
+    /// One settlement of a program: scheduled or asked for.
+    RunId, "run_"
+);
+text_id!(
+    /// What one enrollment is to be paid in one currency by one run.
+    PayoutId, "po_"
+);
+text_id!(
+    /// A charge made for a connected account.
+    ChargeId, "ch_"
+);
+text_id!(
+    /// Money that a provider is to move, at most once.
+    IntentId, "int_"
+);
+text_id!(
+    /// Work on an intent.
+    JobId, "job_"
+);
+text_id!(
+    /// A stop on the payouts of one enrollment, or of all.
+    HoldId, "hold_"
+);
+text_id!(
+    /// How people ended a doubt about an intent.
+    ResolutionId, "res_"
+);
+text_id!(
     /// Something an operator should look at.
     FindingId, "find_"
 );

@@ -10,7 +10,7 @@ mod tests;
 use sha2::{Digest, Sha256};
 
 use super::{
-    ids::{CommissionId, EnrollmentId, EntryId, LotId, ProgramId},
+    ids::{CommissionId, EnrollmentId, EntryId, LotId, PayoutId, ProgramId},
     money::{self, Currency, MoneyError},
     program::words,
 };
@@ -32,8 +32,6 @@ words! {
         FeeIncome = "fee_income",
         /// Program: cash that came back from reversed transfers.
         ReturnedCash = "returned_cash",
-        /// Program: cash that left.
-        CashOut = "cash_out",
     }
 }
 
@@ -62,6 +60,16 @@ words! {
         Release = "release",
         /// Payable becomes held, because something stops the money.
         Suspension = "suspension",
+        /// A payout takes what is payable.
+        PayoutReserve = "payout_reserve",
+        /// The provider moved the money of a payout.
+        PayoutSettle = "payout_settle",
+        /// The platform keeps its fee of a payout.
+        PlatformFee = "platform_fee",
+        /// A payout ended without moving money; what it took is payable again.
+        PayoutRelease = "payout_release",
+        /// Cash of a payout came back, and the fee's part of it.
+        TransferReturned = "transfer_returned",
     }
 }
 
@@ -154,18 +162,56 @@ pub enum LedgerError {
     Money(#[from] MoneyError),
 }
 
-/// A balanced set of lines of one currency, for one revision of one commission.
+/// What an entry is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum About {
+    /// What one enrollment earns from one sale.
+    Commission(CommissionId),
+    /// What one enrollment is paid.
+    Payout(PayoutId),
+}
+
+impl About {
+    /// The id as text; the prefix says which of the two it is.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Commission(id) => id.as_str(),
+            Self::Payout(id) => id.as_str(),
+        }
+    }
+
+    /// The commission, unless it is a payout.
+    #[must_use]
+    pub fn commission_id(&self) -> Option<&CommissionId> {
+        match self {
+            Self::Commission(id) => Some(id),
+            Self::Payout(_) => None,
+        }
+    }
+
+    /// The payout, unless it is a commission.
+    #[must_use]
+    pub fn payout_id(&self) -> Option<&PayoutId> {
+        match self {
+            Self::Commission(_) => None,
+            Self::Payout(id) => Some(id),
+        }
+    }
+}
+
+/// A balanced set of lines of one currency, for one revision of one commission or payout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Derived from commission and revision, so that the same posting cannot be made twice.
+    /// Derived from what it is about and the revision, so that the same posting cannot be made twice.
     pub id: EntryId,
-    /// The commission.
-    pub commission_id: CommissionId,
-    /// 1, 2, 3, … per commission (`rulings.md` 2).
+    /// The commission or the payout.
+    pub about: About,
+    /// 1, 2, 3, … per commission and per payout (`rulings.md` 2).
     pub revision: i64,
     /// What it does.
     pub kind: EntryKind,
-    /// Whose commission.
+    /// Whose balance.
     pub enrollment_id: EnrollmentId,
     /// Which program pays.
     pub program_id: ProgramId,
@@ -174,12 +220,12 @@ pub struct Entry {
     lines: Vec<Posting>,
 }
 
-/// Which commission an entry belongs to.
+/// What an entry belongs to.
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
-    /// The commission.
-    pub commission_id: &'a CommissionId,
-    /// Whose commission.
+    /// The commission or the payout.
+    pub about: About,
+    /// Whose balance.
     pub enrollment_id: &'a EnrollmentId,
     /// Which program pays.
     pub program_id: &'a ProgramId,
@@ -198,7 +244,7 @@ impl Entry {
         kind: EntryKind,
         lines: Vec<Posting>,
     ) -> Result<Self, LedgerError> {
-        let id = EntryId::derived(&[of.commission_id.as_str(), &revision.to_string()]);
+        let id = EntryId::derived(&[of.about.as_str(), &revision.to_string()]);
         if lines.iter().any(|line| line.amount <= 0) {
             return Err(LedgerError::NotPositive(id));
         }
@@ -209,7 +255,7 @@ impl Entry {
         }
         Ok(Self {
             id,
-            commission_id: of.commission_id.clone(),
+            about: of.about.clone(),
             revision,
             kind,
             enrollment_id: of.enrollment_id.clone(),
@@ -242,7 +288,7 @@ impl Entry {
             hash.update(text.as_bytes());
         };
         put(self.id.as_str());
-        put(self.commission_id.as_str());
+        put(self.about.as_str());
         put(&self.revision.to_string());
         put(self.kind.as_str());
         put(self.enrollment_id.as_str());
@@ -271,6 +317,8 @@ words! {
         Reinstatement = "reinstatement",
         /// Stopped: leaves the payable side.
         Suspension = "suspension",
+        /// Cash of a payout that came back.
+        Returned = "returned",
     }
 }
 
@@ -282,8 +330,8 @@ pub struct Lot {
     pub id: LotId,
     /// The entry that changed the payable balance.
     pub entry_id: EntryId,
-    /// The commission.
-    pub commission_id: CommissionId,
+    /// The commission; none for cash that came back.
+    pub commission_id: Option<CommissionId>,
     /// Whose balance.
     pub enrollment_id: EnrollmentId,
     /// Currency.
@@ -295,7 +343,8 @@ pub struct Lot {
 }
 
 impl Lot {
-    /// The lot that goes with an entry, if the entry changes the payable balance.
+    /// The lot that goes with an entry, if the entry makes one. Reserving and releasing make none: they
+    /// claim and give back the lots that there are.
     pub fn of(entry: &Entry) -> Result<Option<Self>, MoneyError> {
         let amount = entry.effect_on(Account::Payable)?;
         if amount == 0 {
@@ -307,11 +356,16 @@ impl Lot {
             EntryKind::Reinstatement => LotKind::Reinstatement,
             EntryKind::Release => LotKind::Release,
             EntryKind::Suspension => LotKind::Suspension,
+            EntryKind::TransferReturned => LotKind::Returned,
+            EntryKind::PayoutReserve
+            | EntryKind::PayoutSettle
+            | EntryKind::PlatformFee
+            | EntryKind::PayoutRelease => return Ok(None),
         };
         Ok(Some(Self {
             id: LotId::derived(&[entry.id.as_str()]),
             entry_id: entry.id.clone(),
-            commission_id: entry.commission_id.clone(),
+            commission_id: entry.about.commission_id().cloned(),
             enrollment_id: entry.enrollment_id.clone(),
             currency: entry.currency,
             kind,

@@ -5,6 +5,7 @@
 //! Read [`Inbound`] first, then `signature` (shared by all), then a provider's `facts`.
 
 mod codes;
+pub mod outbound;
 pub mod paddle;
 mod payload;
 mod signature;

@@ -1,4 +1,4 @@
-//! Commissions, conversions, flags, decisions, and the journal they are posted to.
+//! Commissions, conversions, flags and decisions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Conn, Sql, StoreError, Tx,
+    ledger::{self, Posting},
     sales::{corrupt, id_list, write_rows},
 };
 use crate::{
@@ -13,8 +14,8 @@ use crate::{
         book::{Book, Folded, Sale},
         commission::{ClawbackReason, Commission, CommissionState, Decision, DecisionKind, Flag, Posted},
         ids::{CommissionId, ConversionId, DecisionId, EnrollmentId, ProgramId, SaleId},
-        ledger::{Account, Cause, Side},
-        money::{self, Currency, MoneyError},
+        ledger::Lot,
+        money::Currency,
         sale::{Stop, StopKind},
         time::Timestamp,
     },
@@ -246,8 +247,14 @@ pub async fn save(tx: &mut Tx, book: &Book, folded: &[Folded], now: Timestamp) -
     save_conversions(tx, &posted, now).await?;
     save_commissions(tx, &posted, now).await?;
     save_flags(tx, &posted).await?;
-    save_entries(tx, &posted, now).await?;
-    save_balances(tx, &posted).await
+    let entries: Vec<Posting<'_>> = posted
+        .iter()
+        .flat_map(|(posted, sale, _)| {
+            posted.entries.iter().map(|entry| Posting { entry, causes: &sale.causes })
+        })
+        .collect();
+    let lots: Vec<&Lot> = posted.iter().flat_map(|(posted, ..)| &posted.lots).collect();
+    ledger::post(tx, &entries, &lots, now).await
 }
 
 type PostedOf<'a> = (&'a Posted, &'a Sale, &'a Folded);
@@ -357,100 +364,6 @@ async fn save_flags(tx: &mut Tx, posted: &[PostedOf<'_>]) -> Result<(), StoreErr
                     "cleared": flag.cleared.as_ref().map(|(at, _)| at.as_micros()),
                     "by": flag.cleared.as_ref().map(|(_, by)| by),
                 })
-            })
-        })
-        .collect();
-    write_rows(tx, SQL, rows).await
-}
-
-async fn save_entries(tx: &mut Tx, posted: &[PostedOf<'_>], now: Timestamp) -> Result<(), StoreError> {
-    const ENTRIES: &str = "INSERT INTO entry (id, commission_id, revision, kind, enrollment_id, program_id,
-            currency, causes, content_hash, created_at_us)
-        SELECT value->>'id', value->>'c', CAST(value->>'revision' AS BIGINT), value->>'kind', value->>'e',
-            value->>'g', value->>'currency', value->>'causes',
-            substr($2, CAST(value->>'hash_at' AS INTEGER), 32), $3
-        FROM json_each($1)";
-    const POSTINGS: &str = "INSERT INTO posting (entry_id, line, owner_id, account, side, amount_minor)
-        SELECT value->>'entry', CAST(value->>'line' AS BIGINT), value->>'owner', value->>'account',
-            value->>'side', CAST(value->>'amount' AS BIGINT)
-        FROM json_each($1)";
-    const LOTS: &str = "INSERT INTO lot (id, entry_id, commission_id, enrollment_id, currency, kind,
-            amount_minor, created_at_us)
-        SELECT value->>'id', value->>'entry', value->>'c', value->>'e', value->>'currency', value->>'kind',
-            CAST(value->>'amount' AS BIGINT), CAST(value->>'at' AS BIGINT)
-        FROM json_each($1)";
-    let (mut entries, mut postings, mut lots, mut hashes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (posted, sale, _) in posted {
-        let causes = causes_json(&sale.causes);
-        for entry in &posted.entries {
-            entries.push(json!({
-                "id": entry.id, "c": entry.commission_id, "revision": entry.revision,
-                "kind": entry.kind.as_str(), "e": entry.enrollment_id, "g": entry.program_id,
-                "currency": entry.currency, "causes": causes, "hash_at": hashes.len() + 1,
-            }));
-            hashes.extend_from_slice(&entry.content_hash());
-            for (line, posting) in entry.lines().iter().enumerate() {
-                postings.push(json!({
-                    "entry": entry.id, "line": line, "owner": posting.owner.as_str(),
-                    "account": posting.account.as_str(), "side": posting.side.as_str(),
-                    "amount": posting.amount,
-                }));
-            }
-        }
-        for lot in &posted.lots {
-            lots.push(json!({
-                "id": lot.id, "entry": lot.entry_id, "c": lot.commission_id, "e": lot.enrollment_id,
-                "currency": lot.currency, "kind": lot.kind.as_str(), "amount": lot.amount,
-                "at": now.as_micros(),
-            }));
-        }
-    }
-    if !entries.is_empty() {
-        tx.q(ENTRIES)
-            .bind(Value::from(entries).to_string())
-            .bind(hashes)
-            .bind(now.as_micros())
-            .exec()
-            .await?;
-    }
-    write_rows(tx, POSTINGS, postings).await?;
-    write_rows(tx, LOTS, lots).await
-}
-
-fn causes_json(causes: &BTreeSet<Cause>) -> String {
-    serde_json::to_string(causes).unwrap_or_else(|_| "[]".to_owned())
-}
-
-/// Adds the entries to the balances kept beside them: increments, in order of key, last of all, so
-/// that the rows everybody shares are locked for the shortest time (`rulings.md` 3).
-async fn save_balances(tx: &mut Tx, posted: &[PostedOf<'_>]) -> Result<(), StoreError> {
-    const SQL: &str = "INSERT INTO balance (owner_id, account, currency, debit_minor, credit_minor)
-        SELECT value->>'owner', value->>'account', value->>'currency', CAST(value->>'debit' AS BIGINT),
-            CAST(value->>'credit' AS BIGINT)
-        FROM json_each($1) WHERE TRUE
-        ON CONFLICT (owner_id, account, currency) DO UPDATE
-            SET debit_minor = balance.debit_minor + excluded.debit_minor,
-                credit_minor = balance.credit_minor + excluded.credit_minor";
-    let mut sums: BTreeMap<(&str, &str, Currency), (i64, i64)> = BTreeMap::new();
-    let overflow = |_: MoneyError| corrupt("balance", "debit_minor", "sum of one batch");
-    for (posted, ..) in posted {
-        for entry in &posted.entries {
-            for line in entry.lines() {
-                let account: Account = line.account;
-                let key = (line.owner.as_str(), account.as_str(), entry.currency);
-                let (debit, credit) = sums.entry(key).or_default();
-                match line.side {
-                    Side::Debit => *debit = money::add(*debit, line.amount).map_err(overflow)?,
-                    Side::Credit => *credit = money::add(*credit, line.amount).map_err(overflow)?,
-                }
-            }
-        }
-    }
-    let rows = sums
-        .into_iter()
-        .map(|((owner, account, currency), (debit, credit))| {
-            json!({
-                "owner": owner, "account": account, "currency": currency, "debit": debit, "credit": credit,
             })
         })
         .collect();

@@ -8,8 +8,8 @@ use sqlx::FromRow;
 
 use super::{Conn, Db, StoreError};
 use crate::domain::{
-    ids::{CommissionId, EnrollmentId, ProgramId},
-    ledger::{Account, Entry, EntryKind, LedgerError, Owner, Posting, Side, Subject},
+    ids::{CommissionId, EnrollmentId, PayoutId, ProgramId},
+    ledger::{About, Account, Entry, EntryKind, LedgerError, Owner, Posting, Side, Subject},
     money::Currency,
     time::Timestamp,
 };
@@ -112,7 +112,8 @@ pub const PROOFS: &[Proof] = &[
                 SELECT entry_id, amount_minor AS lots, 0 AS payable FROM lot
                 UNION ALL
                 SELECT entry_id, 0, CASE WHEN side = 'credit' THEN amount_minor ELSE -amount_minor END
-                FROM posting WHERE account = 'payable'
+                FROM posting JOIN entry ON entry.id = posting.entry_id
+                WHERE account = 'payable' AND entry.kind NOT IN ('payout_reserve', 'payout_release')
             ) AS line
             GROUP BY entry_id HAVING SUM(lots) <> SUM(payable)
             ORDER BY entry_id LIMIT $1",
@@ -137,7 +138,8 @@ pub const PROOFS: &[Proof] = &[
                 SELECT id, held_minor AS stated, 0 AS posted FROM commission
                 UNION ALL
                 SELECT entry.commission_id, 0, CASE WHEN side = 'credit' THEN amount_minor ELSE -amount_minor END
-                FROM posting JOIN entry ON entry.id = posting.entry_id WHERE account = 'held'
+                FROM posting JOIN entry ON entry.id = posting.entry_id
+                WHERE account = 'held' AND entry.commission_id IS NOT NULL
             ) AS line
             GROUP BY id HAVING SUM(stated) <> SUM(posted) ORDER BY id LIMIT $1",
     },
@@ -151,7 +153,8 @@ pub const PROOFS: &[Proof] = &[
                 SELECT id, released_minor AS stated, 0 AS posted FROM commission
                 UNION ALL
                 SELECT entry.commission_id, 0, CASE WHEN side = 'credit' THEN amount_minor ELSE -amount_minor END
-                FROM posting JOIN entry ON entry.id = posting.entry_id WHERE account = 'payable'
+                FROM posting JOIN entry ON entry.id = posting.entry_id
+                WHERE account = 'payable' AND entry.commission_id IS NOT NULL
             ) AS line
             GROUP BY id HAVING SUM(stated) <> SUM(posted) ORDER BY id LIMIT $1",
     },
@@ -277,7 +280,8 @@ pub const PROOFS: &[Proof] = &[
 #[derive(FromRow)]
 struct EntryRow {
     id: String,
-    commission_id: String,
+    commission_id: Option<String>,
+    payout_id: Option<String>,
     revision: i64,
     kind: String,
     enrollment_id: String,
@@ -306,7 +310,8 @@ pub struct Hashed {
 
 /// Checks the content hash of the next entries after an id (`rulings.md` 25).
 pub async fn check_hashes(conn: &mut Conn, after: &str, limit: i64) -> Result<Hashed, StoreError> {
-    const ENTRIES: &str = "SELECT id, commission_id, revision, kind, enrollment_id, program_id, currency,
+    const ENTRIES: &str =
+        "SELECT id, commission_id, payout_id, revision, kind, enrollment_id, program_id, currency,
             content_hash
         FROM entry WHERE id > $1 ORDER BY id LIMIT $2";
     const POSTINGS: &str = "SELECT entry_id, owner_id, account, side, amount_minor
@@ -332,18 +337,17 @@ pub async fn check_hashes(conn: &mut Conn, after: &str, limit: i64) -> Result<Ha
 /// The entry as the rows state it. `None` when they cannot be an entry, which no entry that was posted
 /// ever was.
 fn rebuild(row: &EntryRow, lines: &[PostingRow]) -> Option<Entry> {
-    let (commission_id, enrollment_id, program_id, currency) = (
-        CommissionId::parse(&row.commission_id).ok()?,
+    let about = match (&row.commission_id, &row.payout_id) {
+        (Some(id), None) => About::Commission(CommissionId::parse(id).ok()?),
+        (None, Some(id)) => About::Payout(PayoutId::parse(id).ok()?),
+        (None, None) | (Some(_), Some(_)) => return None,
+    };
+    let (enrollment_id, program_id, currency) = (
         EnrollmentId::parse(&row.enrollment_id).ok()?,
         ProgramId::parse(&row.program_id).ok()?,
         Currency::parse(&row.currency).ok()?,
     );
-    let subject = Subject {
-        commission_id: &commission_id,
-        enrollment_id: &enrollment_id,
-        program_id: &program_id,
-        currency,
-    };
+    let subject = Subject { about, enrollment_id: &enrollment_id, program_id: &program_id, currency };
     let lines = lines
         .iter()
         .map(|line| {

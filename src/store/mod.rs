@@ -16,6 +16,7 @@ mod error;
 pub mod findings;
 pub mod inbox;
 pub mod keys;
+pub mod ledger;
 pub mod organizations;
 pub mod programs;
 pub mod refold;

@@ -9,10 +9,17 @@ use super::{
     error::StoreError,
     findings::Severity,
     keys::KeyKind,
-    programs::{AttributionModel, ConversionKind, MinPayout, OnTransferReversed, PayoutSchedule},
+    programs::{AttributionModel, ConversionKind, MinPayout},
 };
 use crate::domain::{
-    ids::{EndpointId, EnrollmentId, FindingId, InvalidId, KeyId, OrganizationId, ProgramId, ProjectId},
+    ids::{
+        ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IntentId, InvalidId, JobId,
+        KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, RunId, SaleId,
+    },
+    intent::{IntentKind, IntentState, Verdict},
+    job::JobState,
+    money::Currency,
+    payout::{OnTransferReversed, PayoutSchedule, PayoutState, Skip},
     program::{EnrollmentStatus, ProgramStatus},
     terms::Terms,
 };
@@ -47,10 +54,17 @@ macro_rules! from_text {
     };
 }
 from_text! {
-    ids: EndpointId, EnrollmentId, FindingId, KeyId, OrganizationId, ProgramId, ProjectId;
-    words: AttributionModel, ConversionKind, EnrollmentStatus, KeyKind, OnTransferReversed, PayoutSchedule,
-        ProgramStatus, Severity;
+    ids: ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IntentId, JobId, KeyId, LotId,
+        OrganizationId, PayoutId, ProgramId, ProjectId, RunId, SaleId;
+    words: AttributionModel, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
+        OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
     json: MinPayout, Terms,
+}
+
+impl FromText for Currency {
+    fn from_text(text: &str) -> Option<Self> {
+        Self::parse(text).ok()
+    }
 }
 
 /// The row that is being read, named in errors.

@@ -271,6 +271,16 @@ on_each_engine! {
 /// of the configured keys.
 async fn paid_out_shop(db: &TestDb, state: &str) -> Shop {
     const COMMISSION: &str = "UPDATE commission SET claimed = TRUE, state = $1";
+    const RUN: &str = "INSERT INTO payout_run (id, program_id, started_by, as_of_us, actor, state,
+            last_enrollment, created_at_us)
+        SELECT 'run_test', MIN(program_id), 'request', 0, 'test', 'running', '', 0 FROM commission";
+    const PAYOUT: &str =
+        "INSERT INTO payout (id, run_id, program_id, enrollment_id, organization_id, currency,
+            due_minor, fee_minor, send_minor, state, provider, livemode, destination, on_transfer_reversed,
+            reversed_minor, returned_minor, revision, created_at_us)
+        SELECT 'po_test', 'run_test', program_id, enrollment_id, 'org_default', 'usd', 200, 0, 200, 'pending',
+            'stripe', FALSE, 'acct_test', 'clawback', 0, 0, 1, 0
+        FROM commission LIMIT 1";
     let shop = Shop::open(&db.db, 16).await;
     let mut sale = charge("x", 1_000, None);
     sale["data"]["object"]["metadata"] = json!({ "affiliate_code": "ada" });
@@ -279,6 +289,8 @@ async fn paid_out_shop(db: &TestDb, state: &str) -> Shop {
     shop.assert_standing("ch_x", "payable", [200, 0, 0, 200]).await;
     let mut tx = db.db.begin().await.unwrap();
     tx.q(COMMISSION).bind(state).exec().await.unwrap();
+    tx.q(RUN).exec().await.unwrap();
+    tx.q(PAYOUT).exec().await.unwrap();
     tx.q("UPDATE lot SET payout_id = 'po_test'").exec().await.unwrap();
     tx.commit().await.unwrap();
     shop

@@ -171,9 +171,12 @@ impl Shop {
 
     fn post(&mut self, entry: &Entry) {
         assert!(self.entries.insert(entry.id.clone()), "entry {} was posted twice", entry.id);
-        let so_far = self.per_commission.entry(entry.commission_id.clone()).or_default();
+        let so_far = self
+            .per_commission
+            .entry(entry.about.commission_id().expect("the fold posts to commissions").clone())
+            .or_default();
         so_far.revision += 1;
-        assert_eq!(entry.revision, so_far.revision, "revisions of {} have a gap", entry.commission_id);
+        assert_eq!(entry.revision, so_far.revision, "revisions of {} have a gap", entry.about.as_str());
         let mut balance = 0;
         for line in entry.lines() {
             assert!(line.amount > 0);

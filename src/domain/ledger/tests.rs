@@ -5,7 +5,7 @@ use crate::domain::testing::usd;
 
 fn line(account: Account, side: Side, amount: i64) -> Posting {
     let owner = match account {
-        Account::Expense | Account::FeeIncome | Account::ReturnedCash | Account::CashOut => {
+        Account::Expense | Account::FeeIncome | Account::ReturnedCash => {
             Owner::Program(ProgramId::parse("prog_1").unwrap())
         }
         Account::Held | Account::Payable | Account::InTransit | Account::Paid => {
@@ -16,11 +16,10 @@ fn line(account: Account, side: Side, amount: i64) -> Posting {
 }
 
 fn entry(kind: EntryKind, revision: i64, lines: Vec<Posting>) -> Result<Entry, LedgerError> {
-    let commission_id = CommissionId::parse("com_1").unwrap();
     let enrollment_id = EnrollmentId::parse("par_1").unwrap();
     let program_id = ProgramId::parse("prog_1").unwrap();
     let subject = Subject {
-        commission_id: &commission_id,
+        about: About::Commission(CommissionId::parse("com_1").unwrap()),
         enrollment_id: &enrollment_id,
         program_id: &program_id,
         currency: usd(),

@@ -13,6 +13,7 @@ use crate::{
     domain::{
         ids::{OrganizationId, ProgramId},
         money::BasisPoints,
+        payout::PayoutSchedule,
         terms::Terms,
         time::Timestamp,
     },
@@ -21,7 +22,7 @@ use crate::{
         page::{Listing, Page},
         path::Named,
     },
-    store::programs::{MinPayout, PayoutSchedule, ProgramDetails},
+    store::programs::{MinPayout, ProgramDetails},
 };
 
 pub(super) fn router() -> Router<App> {

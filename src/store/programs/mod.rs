@@ -16,6 +16,7 @@ use super::{
 use crate::domain::{
     ids::{OrganizationId, ProgramId},
     money::{BasisPoints, Currency},
+    payout::{OnTransferReversed, PayoutSchedule},
     program::{Dated, ProgramStatus, TermsVersion, words},
     time::Timestamp,
 };
@@ -39,26 +40,6 @@ words! {
         FirstTouch = "first_touch",
         /// The latest in the window.
         LastTouch = "last_touch",
-    }
-}
-
-words! {
-    /// When a program settles on its own.
-    PayoutSchedule {
-        /// Every week.
-        Weekly = "weekly",
-        /// Every month.
-        Monthly = "monthly",
-    }
-}
-
-words! {
-    /// What a reversed transfer does (`rulings.md` 15).
-    OnTransferReversed {
-        /// The cash is back and the commission is clawed back.
-        Clawback = "clawback",
-        /// The cash is back and is owed again.
-        Requeue = "requeue",
     }
 }
 
