@@ -72,6 +72,8 @@ pub const KEYS: &[Key] = &[
     key("receive.writers", "4"),
     key("process.batch_events", "512"),
     key("process.max_attempts", "8"),
+    key("dispatch.concurrency", "32"),
+    key("dispatch.rate_per_s", "20"),
     secret("stripe.webhook_secrets"),
     key("stripe.tolerance_s", "300"),
     secret("stripe.secret_key"),
@@ -170,6 +172,16 @@ pub struct Process {
     pub max_attempts: u32,
 }
 
+/// `[dispatch]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Dispatch {
+    /// Provider calls of this node under way at once.
+    pub concurrency: usize,
+    /// Provider calls of this node a second (Stripe documents 25 a second and endpoint in a sandbox,
+    /// docs.stripe.com/rate-limits).
+    pub rate_per_s: u32,
+}
+
 /// `[stripe]`.
 #[derive(Clone, Debug)]
 pub struct Stripe {
@@ -237,6 +249,8 @@ pub struct Config {
     pub receive: Receive,
     /// `[process]`.
     pub process: Process,
+    /// `[dispatch]`.
+    pub dispatch: Dispatch,
     /// `[stripe]`.
     pub stripe: Stripe,
     /// `[paddle]`.
@@ -771,6 +785,10 @@ impl<'a> Layers<'a> {
             process: Process {
                 batch_events: self.number("process.batch_events", 1..=10_000),
                 max_attempts: self.number("process.max_attempts", 1..=100),
+            },
+            dispatch: Dispatch {
+                concurrency: self.number("dispatch.concurrency", 1..=1_024),
+                rate_per_s: self.number("dispatch.rate_per_s", 1..=1_000),
             },
             stripe: Stripe {
                 webhook_secrets: self.webhook_secrets("stripe.webhook_secrets", Some("whsec_")),

@@ -41,6 +41,30 @@ words! {
         DecideBeforeCommit = "decide.before_commit",
         /// A decision is durable; the person was not answered.
         DecideAfterCommit = "decide.after_commit",
+        /// Jobs are taken and that is not committed.
+        ClaimBeforeCommit = "claim.before_commit",
+        /// Jobs are taken.
+        ClaimAfterCommit = "claim.after_commit",
+        /// A call is written down and that is not committed.
+        AttemptBeforeCommit = "attempt.before_commit",
+        /// A call is written down; not one byte was sent.
+        AttemptAfterCommit = "attempt.after_commit",
+        /// A provider is about to be called.
+        CallBefore = "call.before",
+        /// A provider has answered, or has not; nothing of it is kept.
+        CallAfter = "call.after",
+        /// What an answer means is written and not committed.
+        JudgeBeforeCommit = "judge.before_commit",
+        /// What an answer means is durable.
+        JudgeAfterCommit = "judge.after_commit",
+        /// What an event told of a transfer is booked and not committed.
+        AdoptBeforeCommit = "adopt.before_commit",
+        /// What an event told of a transfer is booked.
+        AdoptAfterCommit = "adopt.after_commit",
+        /// A payout is given up and that is not committed.
+        CancelBeforeCommit = "cancel.before_commit",
+        /// A payout is given up; the person was not answered.
+        CancelAfterCommit = "cancel.after_commit",
         /// Replayed events are inserted and not committed.
         ReplayBeforeCommit = "replay.before_commit",
         /// Replayed events are durable and not processed.

@@ -215,6 +215,7 @@ CREATE TABLE transfer_news (
     project_id  TEXT COLLATE "C" NOT NULL,
     realm       TEXT COLLATE "C" NOT NULL,
     transfer_id TEXT COLLATE "C" NOT NULL,
+    event_id    TEXT COLLATE "C",         -- the last event that told of it
     due_at_us   BIGINT NOT NULL,
     PRIMARY KEY (transfer_id, realm, project_id)
 );

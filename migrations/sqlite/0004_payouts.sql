@@ -216,6 +216,7 @@ CREATE TABLE transfer_news (
     project_id  TEXT NOT NULL,
     realm       TEXT NOT NULL,
     transfer_id TEXT NOT NULL,
+    event_id    TEXT,                     -- the last event that told of it
     due_at_us   INTEGER NOT NULL,
     PRIMARY KEY (transfer_id, realm, project_id)
 ) STRICT;

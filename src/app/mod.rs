@@ -5,6 +5,7 @@
 pub mod archive;
 pub mod decide;
 pub mod demo;
+pub mod dispatch;
 pub mod doctor;
 pub mod endpoints;
 pub mod enrollments;
@@ -12,6 +13,7 @@ pub mod explain;
 mod fold;
 pub mod keys;
 pub mod organizations;
+pub mod payouts;
 pub mod process;
 pub mod programs;
 pub mod reads;
@@ -23,6 +25,7 @@ pub mod replay;
 pub mod report;
 pub mod seal;
 pub mod store_events;
+pub mod transfers;
 pub mod worker;
 
 use std::sync::Arc;

@@ -32,6 +32,7 @@ use crate::{
     store::{
         StoreError, Tx,
         inbox::{self, ClaimedEvent, InboxState, Processed},
+        jobs,
         refold::{self, Reaching},
         sales, transfers,
     },
@@ -333,6 +334,7 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
         return Ok(());
     }
     transfers::save(tx, told.iter().map(|(scope, fact, _)| (*scope, *fact))).await?;
+    pass_on_to_payouts(tx, &told, now).await?;
     let mut book = load_touched(tx, &told, now).await?;
     let mut touched: BTreeSet<(AliasKey, &str)> = BTreeSet::new();
     for (scope, fact, event) in &told {
@@ -351,6 +353,45 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
         .collect();
     sales::save_events(tx, &pairs).await?;
     Ok(())
+}
+
+/// What concerns payouts is only asked for here: they have locks of their own, taken by
+/// [`super::transfers`] and the dispatcher.
+async fn pass_on_to_payouts(
+    tx: &mut Tx,
+    told: &[(&Scope, &Fact, &Translated)],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (mut news, mut accounts) = (Vec::new(), Vec::new());
+    for (scope, fact, event) in told {
+        let transfer = match fact {
+            Fact::TransferSeen(transfer) => transfer,
+            Fact::TransferReversed(reversed) => &reversed.transfer,
+            Fact::PayoutAccount(account) => {
+                accounts.push(account.account_id.as_str());
+                continue;
+            }
+            Fact::SalePaid(_)
+            | Fact::SaleLinked { .. }
+            | Fact::SaleAttributed { .. }
+            | Fact::Refund(_)
+            | Fact::RefundedTotal { .. }
+            | Fact::Dispute(_)
+            | Fact::ChargebackReversed(_)
+            | Fact::PayoutAccountGone { .. }
+            | Fact::SubscriptionEnded { .. }
+            | Fact::BankPayout(_) => continue,
+        };
+        if !transfer.of_charge {
+            news.push(transfers::Request {
+                scope,
+                transfer_id: &transfer.transfer_id,
+                event_id: Some(&event.id),
+            });
+        }
+    }
+    transfers::request(tx, &news, now).await?;
+    jobs::wake_accounts(tx, &accounts, now).await
 }
 
 /// The book with every sale that the facts name or carry, locked in the order that all stages use:

@@ -10,7 +10,7 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::{App, process, refold, release};
+use super::{App, process, refold, release, transfers};
 use crate::{
     clock::DisciplinedClock,
     store::{
@@ -73,7 +73,11 @@ pub async fn run_release(app: App, stop: CancellationToken) {
         let app = app.clone();
         async move { Ok(refold::step(&app).await? > 0) }
     });
-    tokio::join!(release, refold);
+    let transfers = run("transfers", pace, &no_hint, &stop, || {
+        let app = app.clone();
+        async move { Ok(transfers::step(&app).await? > 0) }
+    });
+    tokio::join!(release, refold, transfers);
 }
 
 /// Runs `step` until `stop`. A step says whether it found work.

@@ -43,6 +43,13 @@ impl Realm {
         }
     }
 
+    /// Where what a connected account of this provider and mode tells belongs.
+    #[must_use]
+    pub fn of_account(&self, account: &str) -> Self {
+        let platform: Vec<&str> = self.0.splitn(3, '/').take(2).collect();
+        Self(format!("{}/{account}", platform.join("/")))
+    }
+
     /// Where the owner's own ids live: one realm for all providers of a mode.
     #[must_use]
     pub fn external(&self) -> Self {

@@ -291,6 +291,14 @@ pub struct PayoutAccount {
     pub at: Timestamp,
 }
 
+impl PayoutAccount {
+    /// Whether a transfer to it reaches its holder (`semantics.md`, "Unverified account").
+    #[must_use]
+    pub const fn can_be_paid(&self) -> bool {
+        self.transfers_active && self.payouts_enabled
+    }
+}
+
 /// A payout of a connected account to its bank: shown to the payee, never our transfer failing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BankPayout {

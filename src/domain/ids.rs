@@ -19,6 +19,15 @@ pub struct InvalidId {
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
+impl ProjectId {
+    /// The project that the first migration makes: default endpoints and the platform's own provider
+    /// account belong to it (`design.md` §7, "First start").
+    #[must_use]
+    pub fn platform() -> Self {
+        Self("proj_default".to_owned())
+    }
+}
+
 /// 26 characters of Crockford base32, most significant first, so that text order is number order.
 fn encode(mut value: u128) -> String {
     let mut text = [b'0'; 26];

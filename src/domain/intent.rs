@@ -322,11 +322,13 @@ impl Intent {
         }
     }
 
-    /// Whether the payout can still be given up: nothing was ever written down to be sent
-    /// (`rulings.md` 13).
+    /// Whether it can still be given up: nothing was written down to be sent under the current key
+    /// (`rulings.md` 13). Earlier keys were closed with the proof that nothing was executed under them. An
+    /// intent that must be looked up first may have been executed by a database that is lost.
     #[must_use]
-    pub fn is_untouched(&self) -> bool {
-        self.state == IntentState::Open && self.generation == 0 && self.sends.is_empty()
+    pub fn can_be_given_up(&self) -> bool {
+        let asked = !self.look_up_first || self.looked_up_at.is_some();
+        self.state == IntentState::Open && self.sends.is_empty() && asked
     }
 
     /// The idempotency key of a generation: of the intent and the generation alone, never of retries,

@@ -116,6 +116,10 @@ pub enum Cause {
     Decision(String),
     /// Time passed, or something other than the sale began to hold; the text is the rule, such as `due`.
     Time(String),
+    /// What a provider answered to a call of ours: the intent and the number of the attempt.
+    Call(String),
+    /// A settlement (run id).
+    Run(String),
 }
 
 impl Cause {
@@ -126,6 +130,8 @@ impl Cause {
             Self::Event(id) => ("event", id),
             Self::Decision(id) => ("decision", id),
             Self::Time(rule) => ("time", rule),
+            Self::Call(id) => ("call", id),
+            Self::Run(id) => ("run", id),
         }
     }
 
@@ -136,6 +142,8 @@ impl Cause {
             "event" => Some(Self::Event(id)),
             "decision" => Some(Self::Decision(id)),
             "time" => Some(Self::Time(id)),
+            "call" => Some(Self::Call(id)),
+            "run" => Some(Self::Run(id)),
             _ => None,
         }
     }

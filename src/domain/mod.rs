@@ -7,6 +7,7 @@
 
 pub mod attribution;
 pub mod book;
+pub mod charge;
 pub mod commission;
 pub mod email;
 pub mod fact;

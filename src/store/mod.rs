@@ -5,6 +5,7 @@
 //! committed through a reference, so the one owner of a transaction is visible in `app`. Nothing here
 //! decides anything, asks for the time or knows a provider.
 
+pub mod charges;
 pub mod clock;
 pub mod commissions;
 mod db;
@@ -15,9 +16,11 @@ pub mod enrollments;
 mod error;
 pub mod findings;
 pub mod inbox;
+pub mod jobs;
 pub mod keys;
 pub mod ledger;
 pub mod organizations;
+pub mod payouts;
 pub mod programs;
 pub mod refold;
 mod row;

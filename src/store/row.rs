@@ -12,6 +12,7 @@ use super::{
     programs::{AttributionModel, ConversionKind, MinPayout},
 };
 use crate::domain::{
+    charge::ChargeState,
     ids::{
         ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IntentId, InvalidId, JobId,
         KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, RunId, SaleId,
@@ -56,7 +57,7 @@ macro_rules! from_text {
 from_text! {
     ids: ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IntentId, JobId, KeyId, LotId,
         OrganizationId, PayoutId, ProgramId, ProjectId, RunId, SaleId;
-    words: AttributionModel, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
+    words: AttributionModel, ChargeState, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
         OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
     json: MinPayout, Terms,
 }

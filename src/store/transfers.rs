@@ -11,11 +11,16 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Sql, StoreError, Tx, sales::write_rows};
+use super::{
+    Conn, Sql, StoreError, Tx,
+    sales::{corrupt, write_rows},
+};
 use crate::{
     domain::{
-        book::Scope,
+        book::{Realm, Scope},
         fact::{BankPayout, Fact, PayoutAccount, TransferReversal, TransferSeen},
+        ids::ProjectId,
+        money::{Currency, Money},
         time::Timestamp,
     },
     for_update,
@@ -227,6 +232,201 @@ pub async fn save<'a>(
     write_rows(tx, REVERSALS, reversals).await?;
     save_accounts(tx, &merged).await?;
     save_bank_payouts(tx, &merged).await
+}
+
+/// Asks for a transfer to be taken in by the payout that it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Request<'a> {
+    /// Where it was told.
+    pub scope: &'a Scope,
+    /// The provider's id.
+    pub transfer_id: &'a str,
+    /// The event that told of it.
+    pub event_id: Option<&'a str>,
+}
+
+/// Asks for transfers to be taken in. Of several requests of one transfer the last one is kept.
+pub async fn request(tx: &mut Tx, requests: &[Request<'_>], now: Timestamp) -> Result<(), StoreError> {
+    const SQL: &str = "INSERT INTO transfer_news (project_id, realm, transfer_id, event_id, due_at_us)
+        SELECT value->>'p', value->>'r', value->>'id', value->>'event', CAST(value->>'at' AS BIGINT)
+        FROM json_each($1) WHERE TRUE
+        ON CONFLICT (transfer_id, realm, project_id) DO UPDATE
+            SET due_at_us = excluded.due_at_us, event_id = COALESCE(excluded.event_id, transfer_news.event_id)";
+    let by_transfer: BTreeMap<(&Scope, &str), Option<&str>> =
+        requests.iter().map(|one| ((one.scope, one.transfer_id), one.event_id)).collect();
+    let rows = by_transfer
+        .into_iter()
+        .map(|((scope, id), event)| {
+            json!({
+                "p": scope.project_id, "r": scope.realm.as_str(), "id": id, "event": event,
+                "at": now.as_micros(),
+            })
+        })
+        .collect();
+    write_rows(tx, SQL, rows).await
+}
+
+/// A transfer of which something was told that its payout has not taken in yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// Where it was told.
+    pub scope: Scope,
+    /// The provider's id.
+    pub transfer_id: String,
+    /// The last event that told of it; none where we saw it ourselves.
+    pub event_id: Option<String>,
+    due_at_us: i64,
+}
+
+impl News {
+    /// Provider and mode of the account that the transfer left.
+    #[must_use]
+    pub fn provider_and_mode(&self) -> Option<(&str, bool)> {
+        let (provider, mode) = self.scope.realm.as_str().split_once('/')?;
+        match mode {
+            "live" => Some((provider, true)),
+            "test" => Some((provider, false)),
+            _ => None,
+        }
+    }
+
+    /// Whether it left an account of this provider and mode, and none connected to it.
+    #[must_use]
+    pub fn is_of(&self, provider: &str, livemode: bool) -> bool {
+        self.provider_and_mode() == Some((provider, livemode))
+    }
+
+    /// Whether it left the account that an endpoint belongs to, and none connected to it.
+    #[must_use]
+    pub fn has_no_account(&self) -> bool {
+        self.provider_and_mode().is_some()
+    }
+
+    /// Whether it left the platform's own account.
+    #[must_use]
+    pub fn is_of_platform(&self) -> bool {
+        self.has_no_account() && self.scope.project_id == ProjectId::platform()
+    }
+}
+
+/// The transfers that wait longest to be taken in. They stay unlocked: who books events renews them at any
+/// time, with other locks held.
+pub async fn list_due(conn: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<News>, StoreError> {
+    const SQL: &str = "SELECT project_id, realm, transfer_id, event_id, due_at_us FROM transfer_news
+        WHERE due_at_us <= $1 ORDER BY due_at_us, transfer_id LIMIT $2";
+    let rows: Vec<(String, String, String, Option<String>, i64)> =
+        conn.q(SQL).bind(now.as_micros()).bind(limit).all().await?;
+    rows.into_iter()
+        .map(|(project, realm, transfer_id, event_id, due_at_us)| {
+            let project_id = ProjectId::parse(&project)
+                .map_err(|_| corrupt("transfer_news", "project_id", &transfer_id))?;
+            let scope = Scope { project_id, realm: Realm::from_stored(realm) };
+            Ok(News { scope, transfer_id, event_id, due_at_us })
+        })
+        .collect()
+}
+
+/// What was told of a transfer, by all endpoints together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The intent that it names.
+    pub intent_id: Option<String>,
+    /// How much was sent.
+    pub amount: Money,
+    /// To which account.
+    pub destination: Option<String>,
+    /// Whether it belongs to a destination charge.
+    pub of_charge: bool,
+    /// How much came back, minor units, cumulative.
+    pub reversed: i64,
+    /// When the provider made it.
+    pub created_at: Timestamp,
+}
+
+/// What was told of a transfer at this endpoint's project.
+pub async fn find(conn: &mut Conn, news: &News) -> Result<Option<Told>, StoreError> {
+    const SQL: &str = "SELECT intent_id, amount_minor, currency, destination, of_charge, reversed_minor,
+            created_at_us
+        FROM transfer WHERE transfer_id = $1 AND realm = $2 AND project_id = $3";
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        intent_id: Option<String>,
+        amount_minor: i64,
+        currency: String,
+        destination: Option<String>,
+        of_charge: bool,
+        reversed_minor: i64,
+        created_at_us: i64,
+    }
+    let row: Option<Row> = conn
+        .q(SQL)
+        .bind(news.transfer_id.as_str())
+        .bind(news.scope.realm.as_str())
+        .bind(news.scope.project_id.as_str())
+        .one()
+        .await?;
+    row.map(|row| {
+        let currency =
+            Currency::parse(&row.currency).map_err(|_| corrupt("transfer", "currency", &news.transfer_id))?;
+        Ok(Told {
+            intent_id: row.intent_id,
+            amount: Money { minor: row.amount_minor, currency },
+            destination: row.destination,
+            of_charge: row.of_charge,
+            reversed: row.reversed_minor,
+            created_at: Timestamp::from_micros(row.created_at_us),
+        })
+    })
+    .transpose()
+}
+
+/// Strikes off what was taken in, unless more was told meanwhile.
+pub async fn answered(tx: &mut Tx, news: &News) -> Result<(), StoreError> {
+    const SQL: &str = "DELETE FROM transfer_news
+        WHERE transfer_id = $1 AND realm = $2 AND project_id = $3 AND due_at_us = $4";
+    tx.q(SQL)
+        .bind(news.transfer_id.as_str())
+        .bind(news.scope.realm.as_str())
+        .bind(news.scope.project_id.as_str())
+        .bind(news.due_at_us)
+        .exec()
+        .await?;
+    Ok(())
+}
+
+/// Lets a transfer that cannot be taken in wait until `until`.
+pub async fn postpone(tx: &mut Tx, news: &News, until: Timestamp) -> Result<(), StoreError> {
+    const SQL: &str = "UPDATE transfer_news SET due_at_us = $4
+        WHERE transfer_id = $1 AND realm = $2 AND project_id = $3";
+    tx.q(SQL)
+        .bind(news.transfer_id.as_str())
+        .bind(news.scope.realm.as_str())
+        .bind(news.scope.project_id.as_str())
+        .bind(until.as_micros())
+        .exec()
+        .await?;
+    Ok(())
+}
+
+/// Whether a receiving account can take money, as far as the newest statement about it says: charges, or
+/// transfers and their way to the bank. `None` when nothing was ever told of it.
+pub async fn account_is_ready(
+    conn: &mut Conn,
+    realm: &Realm,
+    account_id: &str,
+    charges: bool,
+) -> Result<Option<bool>, StoreError> {
+    const SQL: &str = "SELECT transfers_active, payouts_enabled, charges_enabled, details_submitted,
+            disabled_reason, gone, told_at_us
+        FROM provider_account WHERE account_id = $1 AND (realm = $2 OR realm = $3)";
+    // Events of a connected account come in its own realm.
+    let of_account = realm.of_account(account_id);
+    let states: Vec<AccountState> =
+        conn.q(SQL).bind(account_id).bind(realm.as_str()).bind(of_account.as_str()).all().await?;
+    let joined = states.into_iter().reduce(|state, other| state.join(&other));
+    Ok(joined.map(|state| {
+        if charges { state.charges_enabled } else { state.transfers_active && state.payouts_enabled }
+    }))
 }
 
 async fn save_accounts(tx: &mut Tx, merged: &Merged<'_>) -> Result<(), StoreError> {

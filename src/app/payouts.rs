@@ -1,0 +1,650 @@
+//! What becomes of money that was asked to move: the steps that an intent, its payout or charge and its
+//! job take together, each inside a transaction of the caller.
+//!
+//! Whether a step may be taken is decided by `domain::intent` and `domain::payout`. Every caller first
+//! takes the locks with [`lock`], in the order that all stages keep (`rulings.md` 3), and then sees what is
+//! true now, whatever it knew before. Which stage calls what: `dispatch` with a provider's answer,
+//! `transfers` with what events told, and people through [`cancel`] and `jobs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    App, Refusal,
+    fold::{self, FoldAndRecordError},
+    keys::{Principal, Scope},
+    new_id,
+};
+use crate::{
+    domain::{
+        book::{self, Realm},
+        charge::ChargeState,
+        commission::{Decision, DecisionKind},
+        fact::{Fact, TransferReversed, TransferSeen},
+        ids::{CommissionId, DecisionId, HoldId, IntentId, PayoutId, ProjectId, SaleId},
+        intent::{Intent, IntentState, LOOK_UP_EVERY_S, LOOK_UP_FOR_S, Quarantine, Waiting},
+        job::{JobState, WAITING_RECHECK_S},
+        ledger::{Cause, Entry, LedgerError, Lot},
+        money::{self, MoneyError},
+        payout::{self, InvalidTransition, OnTransferReversed, PayoutEvent},
+        time::Timestamp,
+    },
+    failpoint::{self, Failpoint},
+    providers::{
+        self,
+        outbound::{ObjectSeen, Order, OrderKind, Outbound},
+    },
+    store::{
+        StoreError, Tx, charges,
+        commissions::{self, NewDecision},
+        findings::{self, NewFinding, Severity},
+        jobs::{self, NewGeneration, Parting, Purpose, StoredIntent},
+        ledger::{self, Posting},
+        payouts::{self, StoredPayout},
+        sales, transfers, views,
+    },
+};
+
+/// The kinds of findings about a payout that end when its money has moved.
+const OPEN_DOUBTS: [&str; 3] = ["payout_unknown", "payout_waits_for_funds", "payout_failed"];
+
+/// A step could not be taken; the transaction must be given up.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// The store refused, or another transaction was in the way.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The commissions of the payout could not be folded.
+    #[error(transparent)]
+    Fold(FoldAndRecordError),
+    /// Amounts do not fit.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The payout is where this cannot happen to it.
+    #[error(transparent)]
+    State(#[from] InvalidTransition),
+    /// The rows name a provider that this program cannot send to.
+    #[error("nothing can be sent to the provider `{0}`")]
+    UnknownProvider(String),
+    /// An intent without the payout or the charge that it is for.
+    #[error("intent {0} is for nothing that is there")]
+    NoPurpose(IntentId),
+}
+
+impl From<FoldAndRecordError> for MoveError {
+    fn from(error: FoldAndRecordError) -> Self {
+        match error {
+            FoldAndRecordError::Store(error) => Self::Store(error),
+            fold @ FoldAndRecordError::Fold(_) => Self::Fold(fold),
+        }
+    }
+}
+
+impl From<MoneyError> for MoveError {
+    fn from(error: MoneyError) -> Self {
+        Self::Ledger(LedgerError::Money(error))
+    }
+}
+
+impl MoveError {
+    /// Whether the same step is expected to succeed later, untouched.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_retryable() || error.is_unreachable(),
+            Self::Fold(_)
+            | Self::Ledger(_)
+            | Self::State(_)
+            | Self::UnknownProvider(_)
+            | Self::NoPurpose(_) => false,
+        }
+    }
+}
+
+/// What the money is for, locked.
+pub(super) enum Subject {
+    /// An affiliate's payout.
+    Payout(StoredPayout),
+    /// A charge for a connected account.
+    Charge(charges::Charge),
+}
+
+/// An intent with everything that moves with it, locked until the transaction ends.
+pub(super) struct Scene {
+    /// The intent, read after it was locked.
+    pub stored: StoredIntent,
+    /// What it is for.
+    pub subject: Subject,
+}
+
+/// What else a caller needs locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The intent and its payout or charge.
+    Intent,
+    /// The sales too: their commissions will change.
+    Sales,
+}
+
+/// Locks an intent and what moves with it, then reads it. `None` when there is no such intent.
+pub(super) async fn lock(tx: &mut Tx, id: &IntentId, reach: Reach) -> Result<Option<Scene>, MoveError> {
+    let Some(before) = jobs::load_intent(tx, id).await? else { return Ok(None) };
+    let no_purpose = || MoveError::NoPurpose(id.clone());
+    let subject = match &before.purpose {
+        Purpose::Payout(payout) => {
+            if reach == Reach::Sales {
+                // What a payout pays never changes, so it can be read before the locks.
+                let sales = payouts::sales_of(tx, payout).await?;
+                sales::lock(tx, &sales).await?;
+            }
+            Subject::Payout(payouts::lock(tx, payout).await?.ok_or_else(no_purpose)?)
+        }
+        Purpose::Charge { id, .. } => Subject::Charge(charges::lock(tx, id).await?.ok_or_else(no_purpose)?),
+    };
+    jobs::lock_intent(tx, id).await?;
+    let stored = jobs::load_intent(tx, id).await?.ok_or_else(no_purpose)?;
+    Ok(Some(Scene { stored, subject }))
+}
+
+/// The sending half of the provider of an intent.
+pub(super) fn provider_of(stored: &StoredIntent) -> Result<&'static dyn Outbound, MoveError> {
+    providers::outbound(&stored.provider).ok_or_else(|| MoveError::UnknownProvider(stored.provider.clone()))
+}
+
+/// The order that an intent stands for, under one of its generations.
+pub(super) fn order(stored: &StoredIntent, generation: i64) -> Order {
+    let kind = match &stored.purpose {
+        Purpose::Payout(_) => OrderKind::Transfer,
+        Purpose::Charge { application_fee, .. } => OrderKind::Charge { application_fee: *application_fee },
+    };
+    Order {
+        intent_id: stored.intent.id.clone(),
+        generation,
+        livemode: stored.livemode,
+        amount: stored.amount,
+        destination: stored.destination.clone(),
+        kind,
+    }
+}
+
+/// The key and the frozen bytes of an order.
+pub(super) fn generation(provider: &dyn Outbound, order: &Order) -> NewGeneration {
+    let request = provider.execute(order);
+    NewGeneration {
+        number: order.generation,
+        key: Intent::key(&order.intent_id, order.generation, order.livemode),
+        path: request.path,
+        body_sha256: Sha256::digest(&request.body).into(),
+        body: request.body,
+        api_version: provider.api_version(),
+    }
+}
+
+/// An attempt is about to be written down: the payout is under way.
+pub(super) async fn submitted(tx: &mut Tx, scene: &mut Scene) -> Result<(), MoveError> {
+    match &mut scene.subject {
+        Subject::Payout(stored) => {
+            stored.payout.state = stored.payout.state.after(PayoutEvent::Submitted)?;
+            stored.reason = None;
+            payouts::save(tx, stored, stored.payout.revision).await?;
+        }
+        Subject::Charge(charge) => {
+            charge.state = ChargeState::Submitting;
+            charge.reason = None;
+            charges::save(tx, charge).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The money moved: adopts the provider's object, settles the payout, ends the job whoever holds it.
+/// The sales must be locked.
+pub(super) async fn succeed(
+    tx: &mut Tx,
+    scene: &mut Scene,
+    object: &ObjectSeen,
+    cause: &Cause,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let id = scene.stored.intent.id.clone();
+    jobs::set_intent(tx, &id, IntentState::Succeeded, Some(&object.id)).await?;
+    let done = Parting { state: JobState::Completed, reason: None, next_attempt_at: None };
+    jobs::supersede(tx, &id, done, now).await?;
+    match &mut scene.subject {
+        Subject::Charge(charge) => {
+            charge.payment_intent_id = Some(object.id.clone());
+            charge.state = ChargeState::of_status(object.status.as_deref().unwrap_or_default());
+            charge.reason = None;
+            charges::save(tx, charge).await?;
+        }
+        Subject::Payout(stored) => {
+            let before = stored.payout.revision;
+            stored.payout.state = stored.payout.state.after(PayoutEvent::Completed)?;
+            stored.reason = None;
+            stored.transfer_id = Some(object.id.clone());
+            stored.completed_at = Some(now);
+            let entries = stored.payout.settle()?;
+            payouts::mark_commissions_paid(tx, &stored.payout.id).await?;
+            payouts::save(tx, stored, before).await?;
+            findings::resolve_others(tx, &[stored.payout.id.as_str()], &OPEN_DOUBTS, &[], now).await?;
+            note_transfer(tx, &scene.stored, object, now).await?;
+            post(tx, &entries, &[], cause, now).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes down the transfer that a provider showed us, like an event about it would, and asks for it to be
+/// looked at: part of it may have come back before we knew that it was ours.
+async fn note_transfer(
+    tx: &mut Tx,
+    stored: &StoredIntent,
+    object: &ObjectSeen,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let seen = TransferSeen {
+        transfer_id: object.id.clone(),
+        intent_id: Some(stored.intent.id.to_string()),
+        amount: stored.amount.minor,
+        currency: stored.amount.currency,
+        destination: Some(stored.destination.clone()),
+        of_charge: false,
+        at: object.created_at,
+    };
+    let fact = if object.reversed > 0 {
+        let reversed_total = object.reversed;
+        Fact::TransferReversed(TransferReversed { transfer: seen, reversed_total, reversals: Vec::new() })
+    } else {
+        Fact::TransferSeen(seen)
+    };
+    let scope = own_scope(&stored.provider, stored.livemode);
+    transfers::save(tx, std::iter::once((&scope, &fact))).await?;
+    let request = transfers::Request { scope: &scope, transfer_id: &object.id, event_id: None };
+    transfers::request(tx, &[request], now).await?;
+    Ok(())
+}
+
+/// Where what the provider shows of the platform's own account belongs.
+pub(super) fn own_scope(provider: &str, livemode: bool) -> book::Scope {
+    book::Scope { project_id: ProjectId::platform(), realm: Realm::new(provider, livemode, "") }
+}
+
+/// The provider refused for now and has stored that under the key: closes the generation with that as its
+/// proof, opens the next, and lets the job wait. What is reserved stays reserved.
+pub(super) async fn wait(
+    tx: &mut Tx,
+    scene: &mut Scene,
+    waiting: Waiting,
+    proof: &str,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    renew(tx, scene, proof, now).await?;
+    park_waiting(tx, scene, waiting, now).await
+}
+
+/// Lets the job wait under the key that it has: nothing was sent under it.
+pub(super) async fn park_waiting(
+    tx: &mut Tx,
+    scene: &mut Scene,
+    waiting: Waiting,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    match &mut scene.subject {
+        Subject::Payout(stored) => {
+            stored.payout.state = stored.payout.state.after(PayoutEvent::Waits(waiting))?;
+            payouts::save(tx, stored, stored.payout.revision).await?;
+            if waiting == Waiting::Funds {
+                let finding = NewFinding {
+                    kind: "payout_waits_for_funds".to_owned(),
+                    severity: Severity::Warning,
+                    object: stored.payout.id.to_string(),
+                    detail: "the platform's balance does not cover this payout; add funds, it is sent when \
+                             they arrive"
+                        .to_owned(),
+                };
+                findings::raise(tx, &[finding], now).await?;
+            }
+        }
+        Subject::Charge(charge) => {
+            charge.state = ChargeState::waiting(waiting);
+            charges::save(tx, charge).await?;
+        }
+    }
+    let parked = Parting {
+        state: JobState::Parked,
+        reason: Some(waiting.as_str()),
+        // An event that says that the wait is over can be lost.
+        next_attempt_at: Some(now.plus_secs(WAITING_RECHECK_S)),
+    };
+    jobs::supersede(tx, &scene.stored.intent.id, parked, now).await?;
+    Ok(())
+}
+
+/// Closes the generation with the proof that nothing was executed under its key, and opens the next with
+/// its own frozen bytes.
+pub(super) async fn renew(
+    tx: &mut Tx,
+    scene: &mut Scene,
+    proof: &str,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let stored = &scene.stored;
+    let next_order = order(stored, money::add(stored.intent.generation, 1)?);
+    let next = generation(provider_of(stored)?, &next_order);
+    jobs::renew(tx, &stored.intent, proof, &next, now).await?;
+    Ok(())
+}
+
+/// The provider refused for good, or somebody gave the payout up: what was reserved is payable again, and
+/// the commissions are what the facts now make of them. The sales must be locked.
+pub(super) async fn end(
+    app: &App,
+    tx: &mut Tx,
+    scene: &mut Scene,
+    ending: Ending<'_>,
+    cause: &Cause,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let id = scene.stored.intent.id.clone();
+    jobs::set_intent(tx, &id, ending.intent_state(), None).await?;
+    let discarded =
+        Parting { state: JobState::Discarded, reason: Some(ending.reason()), next_attempt_at: None };
+    jobs::supersede(tx, &id, discarded, now).await?;
+    match &mut scene.subject {
+        Subject::Charge(charge) => {
+            charge.state = ending.charge_state();
+            charge.reason = Some(ending.reason().to_owned());
+            charges::save(tx, charge).await?;
+        }
+        Subject::Payout(stored) => {
+            let before = stored.payout.revision;
+            stored.payout.state = stored.payout.state.after(ending.payout_event())?;
+            stored.reason = Some(ending.reason().to_owned());
+            let entry = stored.payout.release()?;
+            let payout_id = stored.payout.id.clone();
+            payouts::save(tx, stored, before).await?;
+            if let Ending::Failed { reason } = ending {
+                let finding = NewFinding {
+                    kind: "payout_failed".to_owned(),
+                    severity: Severity::Warning,
+                    object: payout_id.to_string(),
+                    detail: format!(
+                        "the provider refused this payout for good ({reason}); the amount is payable again \
+                         and the next settlement tries anew"
+                    ),
+                };
+                findings::raise(tx, &[finding], now).await?;
+            }
+            payouts::free_lots(tx, &payout_id).await?;
+            // While they were claimed, what happened to the sales could only carry forward.
+            let sales = payouts::sales_of(tx, &payout_id).await?;
+            refold(app, tx, &sales, cause, now).await?;
+            post(tx, &[entry], &[], cause, now).await?;
+        }
+    }
+    Ok(())
+}
+
+/// How a payout or charge ends without moving money.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending<'a> {
+    /// The provider refused for good, with this code.
+    Failed {
+        /// The provider's error code.
+        reason: &'a str,
+    },
+    /// Somebody gave it up before anything was sent.
+    Canceled,
+}
+
+impl<'a> Ending<'a> {
+    const fn reason(self) -> &'a str {
+        match self {
+            Self::Failed { reason } => reason,
+            Self::Canceled => "canceled",
+        }
+    }
+
+    const fn intent_state(self) -> IntentState {
+        match self {
+            Self::Failed { .. } => IntentState::Failed,
+            Self::Canceled => IntentState::Canceled,
+        }
+    }
+
+    const fn payout_event(self) -> PayoutEvent {
+        match self {
+            Self::Failed { .. } => PayoutEvent::Failed,
+            Self::Canceled => PayoutEvent::Canceled,
+        }
+    }
+
+    const fn charge_state(self) -> ChargeState {
+        match self {
+            Self::Failed { .. } => ChargeState::Failed,
+            Self::Canceled => ChargeState::Canceled,
+        }
+    }
+}
+
+/// The provider may have executed the intent and must not be asked again: sets it apart, raises the alarm,
+/// and goes on looking. What is reserved stays reserved.
+pub(super) async fn quarantine(
+    tx: &mut Tx,
+    scene: &mut Scene,
+    why: Quarantine,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let id = scene.stored.intent.id.clone();
+    jobs::set_intent(tx, &id, IntentState::Unknown, None).await?;
+    let apart = Parting {
+        state: JobState::Unknown,
+        reason: Some(why.as_str()),
+        next_attempt_at: next_look_up(&scene.stored.intent, now),
+    };
+    jobs::supersede(tx, &id, apart, now).await?;
+    match &mut scene.subject {
+        Subject::Payout(stored) => {
+            stored.payout.state = stored.payout.state.after(PayoutEvent::Quarantined)?;
+            stored.reason = Some(why.as_str().to_owned());
+            payouts::save(tx, stored, stored.payout.revision).await?;
+            let (object, detail) = (stored.payout.id.to_string(), unknown_detail(why, &id));
+            let kind = "payout_unknown".to_owned();
+            let finding = NewFinding { kind, severity: Severity::Critical, object, detail };
+            findings::raise(tx, &[finding], now).await?;
+            if contradicts(why) {
+                hold(tx, stored, why.as_str(), now).await?;
+            }
+        }
+        Subject::Charge(charge) => {
+            charge.state = ChargeState::Unknown;
+            charge.reason = Some(why.as_str().to_owned());
+            charges::save(tx, charge).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the payee must be left alone until somebody has looked: what the provider shows is not what was
+/// asked for.
+const fn contradicts(why: Quarantine) -> bool {
+    match why {
+        Quarantine::Contradiction | Quarantine::Duplicate | Quarantine::KeyMisused => true,
+        Quarantine::WindowOver | Quarantine::ErrorReplayed => false,
+    }
+}
+
+fn unknown_detail(why: Quarantine, id: &IntentId) -> String {
+    let what = match why {
+        Quarantine::WindowOver => "the provider's answer was lost and its key is too old to ask again",
+        Quarantine::ErrorReplayed => "the provider keeps repeating a server error",
+        Quarantine::KeyMisused => "the provider saw the key with another body",
+        Quarantine::Contradiction => "the provider shows something else than was asked for",
+        Quarantine::Duplicate => "the provider shows more than one object for it",
+    };
+    format!(
+        "{what}; the amount stays reserved and is looked up daily. Look for the intent {id} in the provider's \
+         dashboard, then `remit jobs resolve`"
+    )
+}
+
+/// Stops the payouts of the payee.
+pub(super) async fn hold(
+    tx: &mut Tx,
+    stored: &StoredPayout,
+    why: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let id = new_id!(HoldId, now);
+    let reason = format!("{}: {why}", stored.payout.id);
+    payouts::hold_after_anomaly(tx, &id, &stored.payout.enrollment_id, &reason, now).await
+}
+
+/// When an intent that is set apart is looked up next; none once the provider no longer shows so old events.
+pub(super) fn next_look_up(intent: &Intent, now: Timestamp) -> Option<Timestamp> {
+    let since = intent.first_sent_at.unwrap_or(now);
+    let next = now.plus_secs(LOOK_UP_EVERY_S);
+    (next <= since.plus_secs(LOOK_UP_FOR_S)).then_some(next)
+}
+
+/// Posts what came back of a payout's transfer: `reversed` is the cumulative amount. Nothing happens when
+/// that much was posted before. The sales must be locked.
+pub(super) async fn take_back(
+    app: &App,
+    tx: &mut Tx,
+    stored: &mut StoredPayout,
+    reversed: i64,
+    cause: &Cause,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let (revision, returned_before) = (stored.payout.revision, stored.payout.returned);
+    let Some(entry) = stored.payout.give_back(reversed)? else { return Ok(()) };
+    let event = if stored.payout.reversed >= stored.payout.split.send {
+        PayoutEvent::Reversed
+    } else {
+        PayoutEvent::PartiallyReversed
+    };
+    stored.payout.state = stored.payout.state.after(event)?;
+    payouts::save(tx, stored, revision).await?;
+    if stored.payout.on_transfer_reversed == OnTransferReversed::Clawback {
+        claw_back(app, tx, stored, returned_before, cause, now).await?;
+    }
+    let lot = Lot::of(&entry)?;
+    post(tx, &[entry], &lot.iter().collect::<Vec<_>>(), cause, now).await
+}
+
+/// Takes the commissions back that the payout paid, as much of each as its share of what came back, by
+/// decisions that go through the same fold as everything else (`rulings.md` 1, 15).
+async fn claw_back(
+    app: &App,
+    tx: &mut Tx,
+    stored: &StoredPayout,
+    returned_before: i64,
+    cause: &Cause,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let payout = &stored.payout;
+    let paid = payouts::commissions_of(tx, &payout.id).await?;
+    let amounts: Vec<(CommissionId, i64)> =
+        paid.iter().map(|paid| (paid.commission_id.clone(), paid.amount)).collect();
+    let before: BTreeMap<CommissionId, i64> =
+        payout::spread(returned_before, &amounts)?.into_iter().collect();
+    let sale_of: BTreeMap<&CommissionId, &SaleId> =
+        paid.iter().map(|paid| (&paid.commission_id, &paid.sale_id)).collect();
+    let mut sales = BTreeSet::new();
+    for (commission, taken) in payout::spread(payout.returned, &amounts)? {
+        let more = money::sub(taken, before.get(&commission).copied().unwrap_or(0))?;
+        let Some(sale) = sale_of.get(&commission).filter(|_| more != 0) else { continue };
+        // A sale may have been merged since; what it earned is on the survivor.
+        let sale_id = views::find_survivor(tx, sale).await?.unwrap_or_else(|| (*sale).clone());
+        let decision = Decision {
+            id: DecisionId::derived(&[payout.id.as_str(), commission.as_str(), &payout.returned.to_string()]),
+            enrollment_id: payout.enrollment_id.clone(),
+            kind: DecisionKind::TransferClawback,
+            reason: None,
+            amount: Some(more),
+            at: now,
+        };
+        let actor = "remit".to_owned();
+        let note = Some(format!("transfer of payout {} came back", payout.id));
+        let new = NewDecision { decision, sale_id: sale_id.clone(), note, actor };
+        commissions::insert_decision(tx, &new).await?;
+        sales.insert(sale_id);
+    }
+    refold(app, tx, &sales, cause, now).await
+}
+
+/// Folds sales again because of something that is none of their own facts.
+async fn refold(
+    app: &App,
+    tx: &mut Tx,
+    sales: &BTreeSet<SaleId>,
+    cause: &Cause,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let mut book = fold::load(tx, sales).await?;
+    for id in sales {
+        if let Some(sale) = book.touch(id) {
+            sale.causes.insert(cause.clone());
+        }
+    }
+    fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
+    Ok(())
+}
+
+async fn post(
+    tx: &mut Tx,
+    entries: &[Entry],
+    lots: &[&Lot],
+    cause: &Cause,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let causes = BTreeSet::from([cause.clone()]);
+    let postings: Vec<Posting<'_>> = entries.iter().map(|entry| Posting { entry, causes: &causes }).collect();
+    ledger::post(tx, &postings, lots, now).await?;
+    Ok(())
+}
+
+/// Gives up a payout under whose key nothing was written down to be sent, whole (`rulings.md` 13). Earlier
+/// keys of it are closed, each with the proof that nothing was executed under it.
+///
+/// # Errors
+/// [`Refusal::NotFound`], or a conflict `PAYOUT_SUBMITTED` when a call was written down.
+pub async fn cancel(app: &App, by: &Principal, id: &PayoutId) -> Result<(), Refusal> {
+    by.require(Scope::Settle)?;
+    let now = app.now();
+    let mut tx = app.db.begin().await?;
+    let Some(intent) = jobs::find_by_payout(&mut tx, id).await? else { return Err(Refusal::NotFound) };
+    let scene = lock(&mut tx, &intent, Reach::Sales).await.map_err(refused)?;
+    let Some(mut scene) = scene else { return Err(Refusal::NotFound) };
+    let Subject::Payout(stored) = &scene.subject else { return Err(Refusal::NotFound) };
+    let program = stored.payout.program_id.clone();
+    let owner = views::program_owner(&mut tx, &program).await?.ok_or(Refusal::NotFound)?;
+    by.require_owner(&owner)?;
+    if !scene.stored.intent.can_be_given_up() {
+        let message = format!(
+            "payout {id} is {} and was sent to the provider, so it cannot be canceled; a transfer that went \
+             out is taken back by reversing it at the provider",
+            stored.payout.state.as_str()
+        );
+        return Err(Refusal::conflict("PAYOUT_SUBMITTED", message));
+    }
+    let cause = Cause::Time(format!("canceled by {}", by.actor()));
+    end(app, &mut tx, &mut scene, Ending::Canceled, &cause, now).await.map_err(refused)?;
+    failpoint::reach(Failpoint::CancelBeforeCommit);
+    tx.commit().await?;
+    failpoint::reach(Failpoint::CancelAfterCommit);
+    Ok(())
+}
+
+/// A step that people asked for and that did not happen.
+pub(super) fn refused(error: MoveError) -> Refusal {
+    match error {
+        MoveError::Store(error) => Refusal::Store(error),
+        MoveError::State(state) => Refusal::conflict("INVALID_STATE", state.to_string()),
+        other => {
+            tracing::error!(reason = %other, "a payout could not be changed");
+            Refusal::conflict("NOT_POSSIBLE", other.to_string())
+        }
+    }
+}
