@@ -4,7 +4,9 @@
 //!
 //! - [`domain`]: the rules, pure; facts, the fold, the ledger.
 //! - [`store`]: SQL for SQLite and PostgreSQL, and nothing else.
-//! - [`providers`]: one folder per payment provider; pure translation of events into facts.
+//! - [`providers`]: one folder per payment provider; pure translation of events into facts, of orders into
+//!   requests, and of answers into what they prove.
+//! - [`transport`]: the one door to the providers' APIs; sends bytes, understands none of them.
 //! - [`app`]: the stages; owns every transaction.
 //! - [`http`]: webhooks, the API, health and metrics.
 //! - [`cli`]: the commands of the program.
@@ -20,3 +22,4 @@ pub mod providers;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod transport;

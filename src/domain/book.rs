@@ -382,7 +382,9 @@ impl Book {
             | Fact::PayoutAccount(_)
             | Fact::PayoutAccountGone { .. }
             | Fact::SubscriptionEnded { .. }
-            | Fact::BankPayout(_) => Vec::new(),
+            | Fact::BankPayout(_)
+            | Fact::ChargeSeen(_)
+            | Fact::FundsAvailable { .. } => Vec::new(),
         }
     }
 
@@ -409,7 +411,9 @@ impl Book {
             | Fact::TransferReversed(_)
             | Fact::PayoutAccount(_)
             | Fact::PayoutAccountGone { .. }
-            | Fact::BankPayout(_) => Vec::new(),
+            | Fact::BankPayout(_)
+            | Fact::ChargeSeen(_)
+            | Fact::FundsAvailable { .. } => Vec::new(),
         }
     }
 
@@ -467,7 +471,9 @@ impl Book {
             | Fact::TransferReversed(_)
             | Fact::PayoutAccount(_)
             | Fact::PayoutAccountGone { .. }
-            | Fact::BankPayout(_) => {}
+            | Fact::BankPayout(_)
+            | Fact::ChargeSeen(_)
+            | Fact::FundsAvailable { .. } => {}
         }
         Ok(())
     }
