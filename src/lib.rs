@@ -8,6 +8,7 @@
 //! - [`app`]: the stages; owns every transaction.
 //! - [`http`]: webhooks, the API, health and metrics.
 //! - [`cli`]: the commands of the program.
+//! - [`sandbox`]: a provider to test against, which knows nothing of all the others.
 //! - [`clock`], [`config`], [`shutdown`], [`telemetry`]: leaves that the edges share.
 pub mod app;
 pub mod cli;
@@ -17,6 +18,7 @@ pub mod domain;
 pub mod failpoint;
 pub mod http;
 pub mod providers;
+pub mod sandbox;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
