@@ -489,7 +489,9 @@ async fn news_of_carriers(
             | Fact::TransferReversed(_)
             | Fact::PayoutAccount(_)
             | Fact::PayoutAccountGone { .. }
-            | Fact::BankPayout(_) => {}
+            | Fact::BankPayout(_)
+            | Fact::ChargeSeen(_)
+            | Fact::FundsAvailable { .. } => {}
         }
     }
     Ok(reaching)

@@ -16,6 +16,7 @@ mod node;
 mod output;
 mod replay;
 mod run;
+mod sandbox;
 mod serve;
 
 use std::path::PathBuf;
@@ -66,6 +67,8 @@ enum Command {
     Serve(serve::Args),
     /// Show everything at once on a throwaway database, without any account
     Demo(demo::Args),
+    /// A payment provider to test against: keys, faults, webhooks and a journal
+    Sandbox(sandbox::Args),
     /// Feed stored events through the same pipeline as webhooks
     Replay(replay::Args),
     /// Look at stored events

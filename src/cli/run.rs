@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, Parser as _};
 use super::{
     Cli, Command,
     context::{Context, UsageError},
-    demo, doctor, endpoints, events, explain, findings, keys, migrate, replay, serve,
+    demo, doctor, endpoints, events, explain, findings, keys, migrate, replay, sandbox, serve,
 };
 use crate::{
     app::{Refusal, demo::DemoError, replay::ReplayError},
@@ -65,6 +65,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     match command {
         Command::Serve(args) => serve::run(&Context::load_for_server(&global)?, &args).await,
         Command::Demo(args) => demo::run(&global, &args).await,
+        Command::Sandbox(args) => sandbox::run(&global, args).await,
         Command::Replay(args) => replay::run(&Context::load(&global)?, args).await,
         Command::Events(command) => events::run(&Context::load(&global)?, command).await,
         Command::Explain(args) => explain::run(&Context::load(&global)?, &args).await,

@@ -389,7 +389,9 @@ impl Book {
             | Fact::PayoutAccount(_)
             | Fact::PayoutAccountGone { .. }
             | Fact::SubscriptionEnded { .. }
-            | Fact::BankPayout(_) => Vec::new(),
+            | Fact::BankPayout(_)
+            | Fact::ChargeSeen(_)
+            | Fact::FundsAvailable { .. } => Vec::new(),
         }
     }
 
@@ -416,7 +418,9 @@ impl Book {
             | Fact::TransferReversed(_)
             | Fact::PayoutAccount(_)
             | Fact::PayoutAccountGone { .. }
-            | Fact::BankPayout(_) => Vec::new(),
+            | Fact::BankPayout(_)
+            | Fact::ChargeSeen(_)
+            | Fact::FundsAvailable { .. } => Vec::new(),
         }
     }
 
@@ -474,7 +478,9 @@ impl Book {
             | Fact::TransferReversed(_)
             | Fact::PayoutAccount(_)
             | Fact::PayoutAccountGone { .. }
-            | Fact::BankPayout(_) => {}
+            | Fact::BankPayout(_)
+            | Fact::ChargeSeen(_)
+            | Fact::FundsAvailable { .. } => {}
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::{money::Currency, time::Timestamp};
+use super::{ids::IntentId, money::Currency, time::Timestamp};
 
 /// What kind of object an id of a payment names. All of them can be aliases of one sale
 /// (`rulings.md` 4); a subscription or a customer never is.
@@ -271,6 +271,26 @@ pub struct TransferReversed {
     pub reversals: Vec<TransferReversal>,
 }
 
+/// A charge that we asked for, as the provider shows it. The sale that it makes is told beside it, by
+/// [`SalePaid`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChargeSeen {
+    /// Our own intent id, told by metadata that only we write.
+    pub intent_id: IntentId,
+    /// The provider's id.
+    pub payment_intent_id: String,
+    /// The provider's word for how far it is, such as `requires_action` or `succeeded`.
+    pub status: String,
+    /// What the buyer was asked for, minor units.
+    pub amount: i64,
+    /// Currency of `amount`.
+    pub currency: Currency,
+    /// The connected account that receives it.
+    pub destination: Option<String>,
+    /// When the provider made it.
+    pub at: Timestamp,
+}
+
 /// An account that affiliates are paid to.
 #[expect(clippy::struct_excessive_bools, reason = "four independent switches that the provider tells")]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -374,4 +394,12 @@ pub enum Fact {
     },
     /// A connected account's payout to its bank.
     BankPayout(BankPayout),
+    /// A charge of ours exists.
+    ChargeSeen(ChargeSeen),
+    /// The platform's own balance has money that can be paid out: a reason to try again what failed for
+    /// want of it.
+    FundsAvailable {
+        /// The currencies with more than nothing, sorted.
+        currencies: Vec<Currency>,
+    },
 }

@@ -314,7 +314,9 @@ impl SaleFacts {
             | Fact::PayoutAccount(_)
             | Fact::PayoutAccountGone { .. }
             | Fact::SubscriptionEnded { .. }
-            | Fact::BankPayout(_) => return false,
+            | Fact::BankPayout(_)
+            | Fact::ChargeSeen(_)
+            | Fact::FundsAvailable { .. } => return false,
         }
         true
     }

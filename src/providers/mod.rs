@@ -1,8 +1,10 @@
-//! What payment providers send, translated. One folder per provider: how its webhooks are signed, where
-//! an event keeps its id, and which facts an event states.
+//! What payment providers send, translated, and what is asked of them. One folder per provider: how its
+//! webhooks are signed, where an event keeps its id, which facts an event states; and for those that move
+//! money, which bytes ask for it and what an answer proves.
 //!
 //! Pure: no database, no clock, no sockets. Nothing outside `providers/<name>` knows a provider's JSON.
-//! Read [`Inbound`] first, then `signature` (shared by all), then a provider's `facts`.
+//! Read [`Inbound`] first, then `signature` (shared by all), then a provider's `facts`; of the sending
+//! half [`outbound::Outbound`], then a provider's `outbound`.
 
 mod codes;
 pub mod outbound;
@@ -43,7 +45,7 @@ pub enum Translation {
     /// At least one fact.
     Facts(Vec<Fact>),
     /// Nothing to book; one word for why: `unhandled_type`, `thin_event`, `old_shape`, `no_money`,
-    /// `no_code`, `no_sale`, `no_account`, `no_cash`, `not_final`, `own_account`, `handled_later`.
+    /// `no_code`, `no_sale`, `no_account`, `no_cash`, `not_final`, `own_account`, `not_own_account`, `not_own_charge`.
     Ignored(&'static str),
 }
 

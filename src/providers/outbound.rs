@@ -1,6 +1,8 @@
 //! The sending half of a provider: pure translation of an [`Order`] into the bytes of a request, and of an
 //! answer into what it proves. Nothing here sends; `transport` does, and `app::dispatch` decides when.
 
+use std::fmt;
+
 use crate::domain::{fact::PayoutAccount, ids::IntentId, intent::Verdict, money::Money, time::Timestamp};
 
 /// Money that a provider is asked to move. Everything in it is frozen with the intent.
@@ -67,7 +69,8 @@ pub enum Reply {
 }
 
 /// A whole answer. Headers that providers steer by are read into fields; nothing else of them is kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// `Debug` tells the length of the body only: it may hold personal data.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct ApiResponse {
     /// HTTP status.
     pub status: u16,
@@ -83,23 +86,39 @@ pub struct ApiResponse {
     pub body: Vec<u8>,
 }
 
+impl fmt::Debug for ApiResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, request_id, replayed, should_retry, retry_after_s, body } = self;
+        f.debug_struct("ApiResponse")
+            .field("status", status)
+            .field("request_id", request_id)
+            .field("replayed", replayed)
+            .field("should_retry", should_retry)
+            .field("retry_after_s", retry_after_s)
+            .field("body_bytes", &body.len())
+            .finish()
+    }
+}
+
 /// What an answer proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// What it proves, and about what.
     pub verdict: Verdict,
-    /// The provider's object, where one is shown that is what was asked for.
+    /// The provider's object: of [`Verdict::Executed`] the one that was asked for, of
+    /// [`Verdict::Contradiction`] the one that was shown instead, otherwise none.
     pub object: Option<ObjectSeen>,
     /// The provider's error code, such as `balance_insufficient`: a word of its list, never free text.
     pub error_code: Option<String>,
 }
 
-/// An object of the provider's that carries our intent.
+/// An object that the provider shows for our intent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectSeen {
     /// The provider's id.
     pub id: String,
-    /// Whether amount, currency, destination and mode are those of the order.
+    /// Whether amount, fee, currency, destination and mode are those of the order, and it names no other
+    /// intent.
     pub matches: bool,
     /// For charges: the provider's status word.
     pub status: Option<String>,
@@ -150,6 +169,37 @@ pub trait Outbound: Send + Sync {
     /// The request that reads a receiving account.
     fn account(&self, account_id: &str) -> ApiRequest;
 
-    /// What a receiving account can do; `None` when the reply does not tell.
+    /// What a receiving account can do, as of `now`; `None` when the reply does not tell. The caller
+    /// compares the account with the one it asked for.
     fn account_state(&self, reply: &Reply, now: Timestamp) -> Option<PayoutAccount>;
+}
+
+/// Every provider that can move money.
+pub static OUTBOUND: [&dyn Outbound; 1] = [&super::stripe::Stripe];
+
+/// The provider of that name.
+#[must_use]
+pub fn outbound(name: &str) -> Option<&'static dyn Outbound> {
+    OUTBOUND.into_iter().find(|provider| provider.name() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn providers_are_found_by_their_exact_name() {
+        assert_eq!(outbound("stripe").map(Outbound::api_version), Some("2026-07-29.dahlia"));
+        assert!(outbound("Stripe").is_none());
+        assert!(outbound("paddle").is_none());
+    }
+
+    #[test]
+    fn an_answer_shown_for_debugging_does_not_show_its_body() {
+        let response =
+            ApiResponse { status: 402, body: b"ada@example.com".to_vec(), ..ApiResponse::default() };
+        let shown = format!("{:?}", Reply::Answered(response));
+        assert!(shown.contains("402") && shown.contains("body_bytes: 15"), "{shown}");
+        assert!(!shown.contains("97, 100, 97") && !shown.contains("ada@"), "{shown}");
+    }
 }

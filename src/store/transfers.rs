@@ -162,7 +162,9 @@ impl<'a> Merged<'a> {
             | Fact::RefundedTotal { .. }
             | Fact::Dispute(_)
             | Fact::ChargebackReversed(_)
-            | Fact::SubscriptionEnded { .. } => {}
+            | Fact::SubscriptionEnded { .. }
+            | Fact::ChargeSeen(_)
+            | Fact::FundsAvailable { .. } => {}
         }
     }
 

@@ -14,10 +14,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("store", &["domain"]),
     ("providers", &["domain"]),
-    ("app", &["domain", "store", "providers", LEAVES]),
+    ("transport", &["providers", LEAVES]),
+    ("app", &["domain", "store", "providers", "transport", LEAVES]),
     ("http", &["domain", "store", "app", LEAVES]),
-    ("cli", &["domain", "store", "app", "http", LEAVES]),
-    ("main", &["domain", "store", "providers", "app", "http", "cli", LEAVES]),
+    ("cli", &["domain", "store", "transport", "app", "http", LEAVES]),
+    ("main", &["domain", "store", "providers", "transport", "app", "http", "cli", LEAVES]),
 ];
 
 /// Stands for every module that is not listed in [`ARROWS`].
@@ -192,11 +193,14 @@ fn a_wrong_arrow_is_found_in_every_way_to_write_it() {
         ("providers/stripe/facts.rs", "use crate::{store::Db, app::App};", 2),
         ("app/process.rs", "use crate::{clock::Clock, store::Db, providers::Inbound};", 0),
         ("clock.rs", "use crate::store::Db;", 1),
+        ("transport.rs", "use crate::{config, providers::outbound::Reply};", 0),
+        ("transport.rs", "use crate::store::Db;", 1),
+        ("providers/stripe/facts.rs", "use crate::transport::Transport;", 1),
         ("http/webhooks.rs", "use crate::providers::stripe;", 1),
         ("main.rs", "remit::cli::run();", 0),
     ] {
         let mut all = vec![source(path, text)];
-        for module in ["domain", "store", "providers", "app", "clock", "cli"] {
+        for module in ["domain", "store", "providers", "transport", "app", "clock", "cli"] {
             all.push(source(&format!("{module}/mod.rs"), ""));
         }
         assert_eq!(wrong_arrows(&all).len(), wrong, "{path}: {text}");

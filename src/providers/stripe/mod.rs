@@ -1,13 +1,17 @@
-//! Stripe: signed snapshot events in, of any API version since 2017. Thin events are recognised and
-//! left alone.
+//! Stripe: signed snapshot events in, of any API version since 2017; transfers and payment intents out.
+//! Thin events are recognised and left alone.
 
 mod facts;
+mod outbound;
 mod webhook;
 
 use secrecy::SecretString;
 
 use super::{EventHead, Inbound, InvalidBody, MalformedEvent, SignatureError, Translation};
 use crate::domain::time::Timestamp;
+
+/// The metadata key that carries our intent id, on what we send and in what comes back.
+const INTENT_KEY: &str = "intent_id";
 
 /// The provider named `stripe`.
 #[derive(Debug, Clone, Copy)]

@@ -1,4 +1,6 @@
-//! Accounts that affiliates are paid to, and our transfers to them.
+//! Accounts that affiliates are paid to, our transfers to them, and the balance that those come from.
+
+use std::collections::BTreeSet;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,19 +10,18 @@ use crate::{
     domain::{
         fact::{BankPayout, Fact, PayoutAccount, TransferReversal, TransferReversed, TransferSeen},
         money::Currency,
+        time::Timestamp,
     },
     providers::{
         MalformedEvent, Translation,
         codes::Metadata,
-        payload::{Id, Lenient, Minor, Reference, Seconds, clean_text},
+        payload::{self, Id, Lenient, Minor, Reference, Seconds, clean_text},
+        stripe::INTENT_KEY,
     },
 };
 
 /// What Stripe names the groups that it makes itself for destination charges.
 const CHARGE_GROUP_PREFIX: &str = "group_";
-
-/// The metadata key that carries our intent id.
-const INTENT_KEY: &str = "intent_id";
 
 /// Longest intent id or transfer group, characters.
 const GROUP_CHARS_MAX: usize = 255;
@@ -107,18 +108,37 @@ struct Requirements {
     disabled_reason: Lenient<String>,
 }
 
+impl Account {
+    /// What the account can do, as of `at`.
+    fn state(self, at: Timestamp) -> PayoutAccount {
+        let transfers = self.capabilities.0.as_ref().and_then(|capabilities| capabilities.get("transfers"));
+        PayoutAccount {
+            account_id: self.id.0,
+            transfers_active: transfers.and_then(Value::as_str) == Some("active"),
+            payouts_enabled: self.payouts_enabled == Some(true),
+            charges_enabled: self.charges_enabled == Some(true),
+            details_submitted: self.details_submitted == Some(true),
+            disabled_reason: self.requirements.and_then(|requirements| requirements.disabled_reason.text()),
+            at,
+        }
+    }
+}
+
 pub(super) fn account(event: &Event<'_>) -> Result<Translation, MalformedEvent> {
     let account: Account = event.object()?;
-    let transfers = account.capabilities.0.as_ref().and_then(|capabilities| capabilities.get("transfers"));
-    Ok(Translation::Facts(vec![Fact::PayoutAccount(PayoutAccount {
-        account_id: account.id.0,
-        transfers_active: transfers.and_then(Value::as_str) == Some("active"),
-        payouts_enabled: account.payouts_enabled == Some(true),
-        charges_enabled: account.charges_enabled == Some(true),
-        details_submitted: account.details_submitted == Some(true),
-        disabled_reason: account.requirements.and_then(|requirements| requirements.disabled_reason.text()),
-        at: event.at,
-    })]))
+    Ok(Translation::Facts(vec![Fact::PayoutAccount(account.state(event.at))]))
+}
+
+/// The state of an account that was read through the API at `now`; `None` if `text` is not an account.
+pub(in crate::providers::stripe) fn payout_account(text: &str, now: Timestamp) -> Option<PayoutAccount> {
+    let kind: Kind = payload::read(text, "").ok()?;
+    let account: Account = payload::read(text, "").ok()?;
+    (kind.object.0 == "account").then(|| account.state(now))
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    object: Id,
 }
 
 /// The object is our own application; the account is told by the event itself.
@@ -155,4 +175,31 @@ pub(super) fn bank_payout(event: &Event<'_>) -> Result<Translation, MalformedEve
         failure_code: payout.failure_code.text(),
         at: event.at,
     })]))
+}
+
+/// Source: docs.stripe.com/api/balance/balance_object.
+#[derive(Deserialize)]
+struct Balance {
+    available: Vec<Available>,
+}
+
+/// Signed: a balance can be overdrawn.
+#[derive(Deserialize)]
+struct Available {
+    amount: i64,
+    currency: Currency,
+}
+
+/// Money of a connected account pays none of our transfers.
+pub(super) fn balance(event: &Event<'_>) -> Result<Translation, MalformedEvent> {
+    if event.account.is_some() {
+        return Ok(Translation::Ignored("not_own_account"));
+    }
+    let balance: Balance = event.object()?;
+    let with_money = balance.available.iter().filter(|available| available.amount > 0);
+    let currencies: BTreeSet<Currency> = with_money.map(|available| available.currency).collect();
+    if currencies.is_empty() {
+        return Ok(Translation::Ignored("no_money"));
+    }
+    Ok(Translation::Facts(vec![Fact::FundsAvailable { currencies: currencies.into_iter().collect() }]))
 }

@@ -1,11 +1,13 @@
 //! Stripe's events as facts. This file finds the translation of an event type; the siblings hold them:
-//! `sales` (money that came in), `returns` (money that went back) and `connect` (accounts and transfers).
+//! `sales` (money that came in), `returns` (money that went back), `charges` (money that we asked for) and
+//! `connect` (accounts, transfers and our balance).
 //!
 //! Only used fields are declared, next to the code that uses them. Fields and words that Stripe adds
 //! later change nothing. Shapes before and after API version 2025-03-31.basil are read alike.
 //!
 //! Source: docs.stripe.com/api/events/types.
 
+mod charges;
 mod connect;
 mod returns;
 mod sales;
@@ -15,6 +17,7 @@ mod tests;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub(super) use self::connect::payout_account;
 use super::webhook::THIN;
 use crate::{
     domain::{
@@ -91,7 +94,14 @@ pub(super) fn translate(body: &[u8], attribution_keys: &[String]) -> Result<Tran
 /// The event types that are handled. `invoice.paid` and `invoice.payment_succeeded` tell the same row and
 /// fall into one; the first alone also tells of money that was paid out of band.
 const TRANSLATIONS: &[(&str, Translate)] = &[
-    ("payment_intent.succeeded", sales::intent),
+    ("payment_intent.succeeded", charges::succeeded),
+    ("payment_intent.amount_capturable_updated", charges::moved_on),
+    ("payment_intent.canceled", charges::moved_on),
+    ("payment_intent.created", charges::moved_on),
+    ("payment_intent.partially_funded", charges::moved_on),
+    ("payment_intent.payment_failed", charges::moved_on),
+    ("payment_intent.processing", charges::moved_on),
+    ("payment_intent.requires_action", charges::moved_on),
     ("charge.succeeded", sales::charge),
     ("charge.captured", sales::charge),
     ("invoice.paid", sales::invoice),
@@ -121,8 +131,7 @@ const TRANSLATIONS: &[(&str, Translate)] = &[
     ("account.application.deauthorized", |event| Ok(connect::deauthorized(event))),
     ("payout.paid", connect::bank_payout),
     ("payout.failed", connect::bank_payout),
-    // Money became available: a reason to try payouts again, which dispatching looks at itself.
-    ("balance.available", |_| Ok(Translation::Ignored("handled_later"))),
+    ("balance.available", connect::balance),
 ];
 
 /// `Some` link where the other id is known.

@@ -349,7 +349,7 @@ fn expected_connect() -> Vec<(&'static str, Translation)> {
     let account_id = "acct_1RmtPayeeAda".to_owned();
     let facts = Translation::Facts;
     vec![
-        ("balance.available", Translation::Ignored("handled_later")),
+        ("balance.available", facts(vec![Fact::FundsAvailable { currencies: vec![usd()] }])),
         ("transfer.created", facts(vec![Fact::TransferSeen(ada_transfer())])),
         ("transfer.updated", facts(vec![Fact::TransferSeen(ada_transfer())])),
         (
