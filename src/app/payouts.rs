@@ -21,7 +21,7 @@ use crate::{
         book::{self, Realm},
         charge::ChargeState,
         commission::{Decision, DecisionKind},
-        fact::{Fact, TransferReversed, TransferSeen},
+        fact::{ChargeSeen, Fact, TransferReversed, TransferSeen},
         ids::{CommissionId, DecisionId, HoldId, IntentId, PayoutId, ProjectId, SaleId},
         intent::{Intent, IntentState, LOOK_UP_EVERY_S, LOOK_UP_FOR_S, Quarantine, Waiting},
         job::{JobState, WAITING_RECHECK_S},
@@ -31,10 +31,7 @@ use crate::{
         time::Timestamp,
     },
     failpoint::{self, Failpoint},
-    providers::{
-        self,
-        outbound::{ObjectSeen, Order, OrderKind, Outbound},
-    },
+    providers::outbound::{self, ObjectSeen, Order, OrderKind, Outbound},
     store::{
         StoreError, Tx, charges,
         commissions::{self, NewDecision},
@@ -148,7 +145,7 @@ pub(super) async fn lock(tx: &mut Tx, id: &IntentId, reach: Reach) -> Result<Opt
 
 /// The sending half of the provider of an intent.
 pub(super) fn provider_of(stored: &StoredIntent) -> Result<&'static dyn Outbound, MoveError> {
-    providers::outbound(&stored.provider).ok_or_else(|| MoveError::UnknownProvider(stored.provider.clone()))
+    outbound::outbound(&stored.provider).ok_or_else(|| MoveError::UnknownProvider(stored.provider.clone()))
 }
 
 /// The order that an intent stands for, under one of its generations.
@@ -603,6 +600,70 @@ async fn post(
     let postings: Vec<Posting<'_>> = entries.iter().map(|entry| Posting { entry, causes: &causes }).collect();
     ledger::post(tx, &postings, lots, now).await?;
     Ok(())
+}
+
+/// Takes in what an event told of a charge: adopts the payment intent whose answer was lost, or moves the
+/// charge along. `scope` is where it was told.
+pub(super) async fn take_in_charge(
+    tx: &mut Tx,
+    scope: &book::Scope,
+    seen: &ChargeSeen,
+    event: &str,
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let Some(known) = jobs::load_intent(tx, &seen.intent_id).await? else { return Ok(()) };
+    let is_charge = matches!(known.purpose, Purpose::Charge { .. });
+    if !is_charge || scope.realm != Realm::new(&known.provider, known.livemode, "") {
+        return Ok(());
+    }
+    let Some(mut scene) = lock(tx, &seen.intent_id, Reach::Intent).await? else { return Ok(()) };
+    let Subject::Charge(charge) = &mut scene.subject else { return Ok(()) };
+    // Anybody could make a payment of their own that names our intent.
+    if scope.project_id != ProjectId::platform() && scope.project_id != charge.project_id {
+        return Ok(());
+    }
+    let stored = &scene.stored;
+    let matches = seen.amount == stored.amount.minor
+        && seen.currency == stored.amount.currency
+        && seen.destination.as_deref().is_none_or(|destination| destination == stored.destination);
+    let is_same = stored.object_id.as_deref().is_none_or(|id| id == seen.payment_intent_id);
+    match stored.intent.state {
+        IntentState::Open | IntentState::Unknown if matches && is_same => {
+            let object = ObjectSeen {
+                id: seen.payment_intent_id.clone(),
+                matches,
+                status: Some(seen.status.clone()),
+                reversed: 0,
+                created_at: seen.at,
+            };
+            succeed(tx, &mut scene, &object, &Cause::Event(event.to_owned()), now).await
+        }
+        IntentState::Succeeded if is_same => {
+            // Events of one second come in any order; an end is never taken back.
+            if !charge.state.is_over() {
+                charge.state = ChargeState::of_status(&seen.status);
+                charges::save(tx, charge).await?;
+            }
+            Ok(())
+        }
+        IntentState::Open
+        | IntentState::Unknown
+        | IntentState::Succeeded
+        | IntentState::Failed
+        | IntentState::Canceled => {
+            let finding = NewFinding {
+                kind: "charge_contradicts_intent".to_owned(),
+                severity: Severity::Critical,
+                object: seen.payment_intent_id.clone(),
+                detail: format!(
+                    "this payment names intent {} and is not what it asked for; compare both in the provider's \
+                     dashboard",
+                    seen.intent_id
+                ),
+            };
+            Ok(findings::raise(tx, &[finding], now).await?)
+        }
+    }
 }
 
 /// Gives up a payout under whose key nothing was written down to be sent, whole (`rulings.md` 13). Earlier

@@ -16,6 +16,7 @@ use super::{
     App,
     fold::{self, FoldAndRecordError},
     new_id,
+    payouts::{self, MoveError},
     report::{self, Report},
 };
 use crate::{
@@ -105,6 +106,15 @@ impl From<FoldAndRecordError> for Failure {
         match error {
             FoldAndRecordError::Store(error) => error.into(),
             FoldAndRecordError::Fold(error) => error.into(),
+        }
+    }
+}
+
+impl From<MoveError> for Failure {
+    fn from(error: MoveError) -> Self {
+        match error {
+            MoveError::Store(error) => error.into(),
+            lasting => Self::Fold(lasting.to_string()),
         }
     }
 }
@@ -334,7 +344,7 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
         return Ok(());
     }
     transfers::save(tx, told.iter().map(|(scope, fact, _)| (*scope, *fact))).await?;
-    pass_on_to_payouts(tx, &told, now).await?;
+    pass_on_to_payouts(app, tx, &told, now).await?;
     let mut book = load_touched(tx, &told, now).await?;
     let mut touched: BTreeSet<(AliasKey, &str)> = BTreeSet::new();
     for (scope, fact, event) in &told {
@@ -358,10 +368,11 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
 /// What concerns payouts is only asked for here: they have locks of their own, taken by
 /// [`super::transfers`] and the dispatcher.
 async fn pass_on_to_payouts(
+    app: &App,
     tx: &mut Tx,
     told: &[(&Scope, &Fact, &Translated)],
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<(), Failure> {
     let (mut news, mut accounts) = (Vec::new(), Vec::new());
     for (scope, fact, event) in told {
         let transfer = match fact {
@@ -369,6 +380,16 @@ async fn pass_on_to_payouts(
             Fact::TransferReversed(reversed) => &reversed.transfer,
             Fact::PayoutAccount(account) => {
                 accounts.push(account.account_id.as_str());
+                continue;
+            }
+            Fact::FundsAvailable { currencies } => {
+                if **scope == payouts::own_scope("stripe", app.config.livemode) {
+                    jobs::wake_funds(tx, currencies, now).await?;
+                }
+                continue;
+            }
+            Fact::ChargeSeen(seen) => {
+                payouts::take_in_charge(tx, scope, seen, &event.id, now).await?;
                 continue;
             }
             Fact::SalePaid(_)
@@ -391,7 +412,8 @@ async fn pass_on_to_payouts(
         }
     }
     transfers::request(tx, &news, now).await?;
-    jobs::wake_accounts(tx, &accounts, now).await
+    jobs::wake_accounts(tx, &accounts, now).await?;
+    Ok(())
 }
 
 /// The book with every sale that the facts name or carry, locked in the order that all stages use:

@@ -4,7 +4,6 @@
 //! What a payment intent means as a sale is said in `sales`.
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{Event, sales};
 use crate::{
