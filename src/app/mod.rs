@@ -3,6 +3,7 @@
 //! owns transactions. No network call is ever made inside one.
 
 pub mod archive;
+pub mod charges;
 pub mod decide;
 pub mod demo;
 pub mod dispatch;
@@ -59,6 +60,10 @@ pub struct App {
 pub struct Wake {
     /// Something was received.
     pub process: Arc<Notify>,
+    /// Something is due to be sent, or there is room to send it.
+    pub dispatch: Arc<Notify>,
+    /// Something was told of transfers.
+    pub transfers: Arc<Notify>,
 }
 
 impl App {

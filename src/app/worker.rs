@@ -10,14 +10,15 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::{App, process, refold, release, transfers};
+use super::{App, dispatch::Dispatcher, process, refold, release, transfers};
 use crate::{
     clock::DisciplinedClock,
+    domain::{intent::IntentKind, job::JobState},
     store::{
         Db, StoreError, clock, doctor,
         findings::Severity,
         inbox::{self, InboxState},
-        refold as refold_queue,
+        jobs, refold as refold_queue,
     },
     telemetry::names,
 };
@@ -50,12 +51,31 @@ const GAUGES_EVERY: Duration = Duration::from_secs(15);
 /// How often the clock is compared with the database's.
 const CLOCK_EVERY: Duration = Duration::from_secs(30);
 
-/// Turns stored events into books until `stop`.
+/// Turns stored events into books until `stop`, and what they tell of transfers into those of the payouts.
 pub async fn run_process(app: App, stop: CancellationToken) {
-    let wake = Arc::clone(&app.wake.process);
-    run("process", PACE, &wake, &stop, || {
+    let process = run("process", PACE, &app.wake.process, &stop, || {
         let app = app.clone();
-        async move { Ok(!process::step(&app).await?.is_idle()) }
+        async move {
+            let worked = process::step(&app).await?;
+            if worked.finished > 0 {
+                app.wake.transfers.notify_one();
+                app.wake.dispatch.notify_one();
+            }
+            Ok(!worked.is_idle())
+        }
+    });
+    let transfers = run("transfers", PACE, &app.wake.transfers, &stop, || {
+        let app = app.clone();
+        async move { Ok(transfers::step(&app).await? > 0) }
+    });
+    tokio::join!(process, transfers);
+}
+
+/// Makes the calls that are due until `stop`. Calls under way are finished by the dispatcher's own tasks.
+pub async fn run_dispatch(dispatcher: Dispatcher, app: App, stop: CancellationToken) {
+    run("dispatch", PACE, &app.wake.dispatch, &stop, || {
+        let dispatcher = dispatcher.clone();
+        async move { Ok(dispatcher.step().await? > 0) }
     })
     .await;
 }
@@ -73,11 +93,7 @@ pub async fn run_release(app: App, stop: CancellationToken) {
         let app = app.clone();
         async move { Ok(refold::step(&app).await? > 0) }
     });
-    let transfers = run("transfers", pace, &no_hint, &stop, || {
-        let app = app.clone();
-        async move { Ok(transfers::step(&app).await? > 0) }
-    });
-    tokio::join!(release, refold, transfers);
+    tokio::join!(release, refold);
 }
 
 /// Runs `step` until `stop`. A step says whether it found work.
@@ -159,6 +175,18 @@ async fn refresh_gauges(app: &App) -> Result<(), StoreError> {
     let oldest = refold_queue::oldest(&mut conn).await?;
     let lag_micros = oldest.map_or(0, |at| app.now().as_micros().saturating_sub(at).max(0));
     metrics::gauge!(names::REFOLD_LAG_SECONDS).set(as_gauge(lag_micros) / 1e6);
+    let counts = jobs::count(&mut conn).await?;
+    for kind in IntentKind::ALL {
+        for state in JobState::ALL {
+            let counted = |job: &&(String, String, i64)| job.0 == kind.as_str() && job.1 == state.as_str();
+            let count = counts.iter().find(counted).map_or(0, |job| job.2);
+            metrics::gauge!(names::JOBS, "kind" => kind.as_str(), "state" => state.as_str())
+                .set(as_gauge(count));
+        }
+    }
+    let oldest = jobs::oldest_due(&mut conn, app.now()).await?;
+    let lag_micros = oldest.map_or(0, |at| app.now().as_micros().saturating_sub(at).max(0));
+    metrics::gauge!(names::OLDEST_DUE_JOB_SECONDS).set(as_gauge(lag_micros) / 1e6);
     let open = doctor::count_open_findings(&mut conn).await?;
     for severity in Severity::ALL {
         let count = count_of(&open, severity.as_str());

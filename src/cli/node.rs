@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::context::Opened;
 use crate::{
-    app::{App, store_events, worker},
+    app::{App, dispatch::Dispatcher, store_events, worker},
     config::Role,
     http::{
         self, admin, ops,
@@ -22,6 +22,7 @@ use crate::{
     },
     shutdown::{Drained, Shutdown},
     telemetry,
+    transport::Transport,
 };
 
 /// What the stages and the last commits may take beyond the requests under way.
@@ -51,7 +52,7 @@ pub(super) async fn start(
     let (public_address, ops_address) = (public.local_addr()?, ops.local_addr()?);
 
     start_public(&app, public, shutdown);
-    start_stages(&app, shutdown);
+    start_stages(&app, shutdown)?;
     let draining = shutdown.draining();
     shutdown.spawn(worker::run_gauges(app.clone(), draining.clone()));
     shutdown.spawn(worker::run_clock(app.db.clone(), clock, draining.clone()));
@@ -93,13 +94,20 @@ fn start_public(app: &App, listener: TcpListener, shutdown: &Shutdown) {
     });
 }
 
-fn start_stages(app: &App, shutdown: &Shutdown) {
+fn start_stages(app: &App, shutdown: &Shutdown) -> anyhow::Result<()> {
     if app.config.has_role(Role::Process) {
         shutdown.spawn(worker::run_process(app.clone(), shutdown.draining().clone()));
     }
     if app.config.has_role(Role::Schedule) {
         shutdown.spawn(worker::run_release(app.clone(), shutdown.draining().clone()));
     }
+    if app.config.has_role(Role::Dispatch) {
+        let transport = Transport::new(&app.config.stripe)?;
+        let stop = shutdown.draining().clone();
+        let dispatcher = Dispatcher::new(app.clone(), transport, shutdown.tasks().clone(), stop.clone());
+        shutdown.spawn(worker::run_dispatch(dispatcher, app.clone(), stop));
+    }
+    Ok(())
 }
 
 impl Node {

@@ -39,6 +39,8 @@ pub enum Driver {
     Decision,
     /// By no node: `remit replay` passes it, see `replay`.
     Replay,
+    /// By paying out, see `payouts`.
+    Payouts,
 }
 
 /// Every point has one, so a new point does not compile without.
@@ -54,6 +56,18 @@ pub const fn driver(point: Failpoint) -> Driver {
         Failpoint::FailureBeforeCommit | Failpoint::FailureAfterCommit => Driver::Poison,
         Failpoint::DecideBeforeCommit | Failpoint::DecideAfterCommit => Driver::Decision,
         Failpoint::ReplayBeforeCommit | Failpoint::ReplayAfterCommit => Driver::Replay,
+        Failpoint::ClaimBeforeCommit
+        | Failpoint::ClaimAfterCommit
+        | Failpoint::AttemptBeforeCommit
+        | Failpoint::AttemptAfterCommit
+        | Failpoint::CallBefore
+        | Failpoint::CallAfter
+        | Failpoint::JudgeBeforeCommit
+        | Failpoint::JudgeAfterCommit
+        | Failpoint::AdoptBeforeCommit
+        | Failpoint::AdoptAfterCommit
+        | Failpoint::CancelBeforeCommit
+        | Failpoint::CancelAfterCommit => Driver::Payouts,
     }
 }
 
@@ -101,7 +115,7 @@ on_each_engine! {
                     die_of_webhooks(&run, point, &events, &mut rng).await;
                 }
                 Driver::Decision => die_of_a_decision(&run, point, &events).await,
-                Driver::Replay => continue,
+                Driver::Replay | Driver::Payouts => continue,
             }
             let node = run.program.serve().await;
             println!("{} was survived", point.as_str());

@@ -17,7 +17,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use self::lanes::{Lanes, Lesson};
@@ -68,6 +68,7 @@ pub struct Dispatcher {
     transport: Option<Transport>,
     lanes: Arc<Mutex<Lanes>>,
     tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 /// What one holding of a job came to.
@@ -92,11 +93,12 @@ enum Looked {
 
 impl Dispatcher {
     /// `transport` is none where no key is configured: then nothing is called, and what is due waits.
-    /// `tasks` tracks the calls under way, so that a stop can wait for them.
+    /// `tasks` tracks the calls under way, so that a stop can wait for them; once `stop` is cancelled none
+    /// is begun.
     #[must_use]
-    pub fn new(app: App, transport: Option<Transport>, tasks: TaskTracker) -> Self {
+    pub fn new(app: App, transport: Option<Transport>, tasks: TaskTracker, stop: CancellationToken) -> Self {
         let lanes = Lanes::new(app.config.dispatch.concurrency, app.config.dispatch.rate_per_s);
-        Self { app, transport, lanes: Arc::new(Mutex::new(lanes)), tasks }
+        Self { app, transport, lanes: Arc::new(Mutex::new(lanes)), tasks, stop }
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
@@ -181,6 +183,7 @@ impl Dispatcher {
         let place = Place { dispatcher: self, lane: &lease.lane };
         let worked = self.work(&lease).instrument(span.clone()).await;
         drop(place);
+        self.app.wake.dispatch.notify_one();
         let Err(failure) = worked else { return };
         let _entered = span.enter();
         if failure.is_passing() {
@@ -297,6 +300,9 @@ impl Dispatcher {
 
     /// Sends, if nothing of ours stands against it.
     async fn send(&self, lease: &Lease, stored: &StoredIntent) -> Result<Went, MoveError> {
+        if self.stop.is_cancelled() {
+            return self.again(lease, None).await;
+        }
         if let Some(reason) = self.stopped_by(stored).await? {
             return self.lay_down_stopped(lease, reason).await;
         }
