@@ -7,6 +7,7 @@ mod enrollments;
 mod keys;
 mod operations;
 mod organizations;
+mod payouts;
 mod programs;
 mod projects;
 
@@ -26,6 +27,7 @@ pub fn router() -> Router<App> {
         .merge(programs::router())
         .merge(enrollments::router())
         .merge(books::router())
+        .merge(payouts::router())
         .merge(operations::router())
 }
 
