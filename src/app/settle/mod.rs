@@ -131,7 +131,7 @@ impl From<SettleError> for Refusal {
 pub async fn run(app: &App, by: &Principal, request: &Request) -> Result<Settlement, Refusal> {
     by.require(Scope::Settle)?;
     program_rules::visible(&mut app.db.read().await?, by, &request.program).await?;
-    require_gate(app)?;
+    require_open(app).await?;
     let now = app.now();
     let as_of = as_of(request.as_of, now)?;
     let key = request.key.clone().unwrap_or_else(|| format!("once_{:032x}", random_u128()));
@@ -211,27 +211,27 @@ fn as_of(asked: Option<Timestamp>, now: Timestamp) -> Result<Timestamp, Refusal>
     }
 }
 
-fn require_gate(app: &App) -> Result<(), Refusal> {
-    if app.config.payouts_live {
-        return Ok(());
+/// Whether a settlement can be begun at all: payouts are enabled, and nobody has paused them.
+///
+/// # Errors
+/// [`Refusal::Unavailable`] with `PAYOUTS_NOT_ENABLED` or `PAYOUTS_PAUSED`.
+pub async fn require_open(app: &App) -> Result<(), Refusal> {
+    if !app.config.payouts_live {
+        return Err(Refusal::unavailable(
+            "PAYOUTS_NOT_ENABLED",
+            "payouts are not enabled on this node (`payouts.live` is false); a dry run shows what would be paid",
+        ));
     }
-    Err(Refusal::unavailable(
-        "PAYOUTS_NOT_ENABLED",
-        "payouts are not enabled on this node (`payouts.live` is false); a dry run shows what would be paid",
-    ))
+    if holds::is_paused(&mut app.db.read().await?).await? { Err(paused()) } else { Ok(()) }
 }
 
 fn paused() -> Refusal {
     Refusal::unavailable("PAYOUTS_PAUSED", "all payouts are paused; `remit payouts status` says why")
 }
 
-/// Writes the run down, unless it is there, and gives it as it stands. Nothing is begun while payouts are
-/// paused.
+/// Writes the run down, unless it is there, and gives it as it stands.
 async fn begin(app: &App, run: &Run) -> Result<Run, Refusal> {
     let mut tx = app.db.begin().await?;
-    if holds::is_paused(&mut tx).await? {
-        return Err(paused());
-    }
     settlement::insert_run(&mut tx, run).await?;
     let begun = settlement::find_run(&mut tx, &run.id).await?.ok_or(Refusal::NotFound)?;
     tx.commit().await?;
