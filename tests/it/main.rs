@@ -5,6 +5,7 @@ mod admin_api;
 mod books_api;
 mod conformance;
 mod directory;
+mod dispatching;
 mod doctor;
 mod layering;
 mod ledger_rules;

@@ -40,6 +40,11 @@ impl Shop {
 
     /// A shop whose terms differ in the fields of `terms`.
     pub async fn open_with(db: &Db, batch_events: usize, terms: &Value) -> Self {
+        Self::open_on(Node::new(db.clone(), batch_events), db, terms).await
+    }
+
+    /// A shop on a node of the caller's.
+    pub async fn open_on(node: Node, db: &Db, terms: &Value) -> Self {
         let mut all = json!({
             "commission": { "type": "percentage", "bps": 2000 },
             "commission_base": "gross",
@@ -55,7 +60,7 @@ impl Shop {
         for affiliate in ["ada", "bob"] {
             owner.enroll(db, "fifth", affiliate, affiliate, &format!("{affiliate}@example.com")).await;
         }
-        Self { node: Node::new(db.clone(), batch_events), owner }
+        Self { node, owner }
     }
 
     /// Stores events as if delivered to the endpoint `a`; each must be new.
