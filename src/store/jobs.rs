@@ -659,6 +659,14 @@ pub async fn wake_funds(tx: &mut Tx, currencies: &[Currency], now: Timestamp) ->
     Ok(())
 }
 
+/// Makes jobs due that were laid down because of a stop of ours which may be over.
+pub async fn wake_stopped(tx: &mut Tx, now: Timestamp) -> Result<(), StoreError> {
+    const SQL: &str = "UPDATE job SET next_attempt_at_us = $1
+        WHERE state IN ('available', 'retryable') AND reason IN ('payouts_paused', 'payouts_held')";
+    tx.q(SQL).bind(now.as_micros()).exec().await?;
+    Ok(())
+}
+
 /// How many jobs there are, by kind and state.
 pub async fn count(conn: &mut Conn) -> Result<Vec<(String, String, i64)>, StoreError> {
     const SQL: &str = "SELECT kind, state, COUNT(*) FROM job GROUP BY kind, state";
