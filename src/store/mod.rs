@@ -15,6 +15,7 @@ pub mod endpoints;
 pub mod enrollments;
 mod error;
 pub mod findings;
+pub mod holds;
 pub mod inbox;
 pub mod jobs;
 pub mod keys;
@@ -25,6 +26,7 @@ pub mod programs;
 pub mod refold;
 mod row;
 pub mod sales;
+pub mod settlement;
 pub mod transfers;
 pub mod views;
 
