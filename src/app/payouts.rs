@@ -43,6 +43,9 @@ use crate::{
     },
 };
 
+/// The shortest wait between two look-ups of an intent that is set apart, seconds.
+const LOOK_UP_FIRST_S: i64 = 60;
+
 /// The kinds of findings about a payout that end when its money has moved.
 const OPEN_DOUBTS: [&str; 3] = ["payout_unknown", "payout_waits_for_funds", "payout_failed"];
 
@@ -480,7 +483,7 @@ fn unknown_detail(why: Quarantine, id: &IntentId) -> String {
         Quarantine::Duplicate => "the provider shows more than one object for it",
     };
     format!(
-        "{what}; the amount stays reserved and is looked up daily. Look for the intent {id} in the provider's \
+        "{what}; the amount stays reserved and the provider is asked again and again. Look for the intent {id} in the provider's \
          dashboard, then `remit jobs resolve`"
     )
 }
@@ -497,10 +500,12 @@ pub(super) async fn hold(
     payouts::hold_after_anomaly(tx, &id, &stored.payout.enrollment_id, &reason, now).await
 }
 
-/// When an intent that is set apart is looked up next; none once the provider no longer shows so old events.
+/// When an intent that is set apart is looked up next: after as long again as it has been in doubt, at
+/// least a minute and at most a day. None once the provider no longer shows so old events.
 pub(super) fn next_look_up(intent: &Intent, now: Timestamp) -> Option<Timestamp> {
     let since = intent.first_sent_at.unwrap_or(now);
-    let next = now.plus_secs(LOOK_UP_EVERY_S);
+    let in_doubt_s = now.as_secs().saturating_sub(since.as_secs());
+    let next = now.plus_secs(in_doubt_s.clamp(LOOK_UP_FIRST_S, LOOK_UP_EVERY_S));
     (next <= since.plus_secs(LOOK_UP_FOR_S)).then_some(next)
 }
 

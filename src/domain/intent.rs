@@ -27,7 +27,7 @@ pub const REPLAYED_ERRORS_MAX: u32 = 2;
 /// How long look-ups go on once a key's window is over, seconds: as long as a provider shows its events.
 pub const LOOK_UP_FOR_S: i64 = 30 * 86_400;
 
-/// How often an intent is looked up once its key's window is over, seconds.
+/// How often an intent that is set apart is looked up at least, seconds.
 pub const LOOK_UP_EVERY_S: i64 = 86_400;
 
 words! {

@@ -619,15 +619,15 @@ pub async fn supersede(
 
 /// Whether this node still holds the job.
 pub async fn is_held(conn: &mut Conn, lease: &Lease) -> Result<bool, StoreError> {
-    const SQL: &str = "SELECT 1 FROM job WHERE id = $1 AND epoch = $2 AND state = 'running'";
+    const SQL: &str = "SELECT CAST(1 AS BIGINT) FROM job WHERE id = $1 AND epoch = $2 AND state = 'running'";
     let held: Option<i64> = conn.q(SQL).bind(lease.job_id.as_str()).bind(lease.epoch).scalar().await?;
     Ok(held.is_some())
 }
 
 /// What people or an anomaly have stopped that covers this intent; none: nothing.
 pub async fn stopped_by(conn: &mut Conn, intent: &IntentId) -> Result<Option<&'static str>, StoreError> {
-    const PAUSED: &str = "SELECT 1 FROM payout_pause WHERE resumed_at_us IS NULL LIMIT 1";
-    const HELD: &str = "SELECT 1 FROM intent i JOIN payout p ON p.id = i.payout_id
+    const PAUSED: &str = "SELECT CAST(1 AS BIGINT) FROM payout_pause WHERE resumed_at_us IS NULL LIMIT 1";
+    const HELD: &str = "SELECT CAST(1 AS BIGINT) FROM intent i JOIN payout p ON p.id = i.payout_id
             JOIN payout_hold h ON h.enrollment_id = p.enrollment_id AND h.lifted_at_us IS NULL
         WHERE i.id = $1 LIMIT 1";
     let paused: Option<i64> = conn.q(PAUSED).scalar().await?;
@@ -656,6 +656,14 @@ pub async fn wake_funds(tx: &mut Tx, currencies: &[Currency], now: Timestamp) ->
             AND intent_id IN (SELECT id FROM intent WHERE currency IN (SELECT value->>'id' FROM json_each($1)))";
     let list = id_list(currencies.iter().map(Currency::as_str));
     tx.q(SQL).bind(list).bind(now.as_micros()).exec().await?;
+    Ok(())
+}
+
+/// Makes jobs due that were laid down because of a stop of ours which may be over.
+pub async fn wake_stopped(tx: &mut Tx, now: Timestamp) -> Result<(), StoreError> {
+    const SQL: &str = "UPDATE job SET next_attempt_at_us = $1
+        WHERE state IN ('available', 'retryable') AND reason IN ('payouts_paused', 'payouts_held')";
+    tx.q(SQL).bind(now.as_micros()).exec().await?;
     Ok(())
 }
 

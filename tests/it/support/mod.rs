@@ -1,6 +1,7 @@
 //! What the integration tests stand on: databases of both engines and a proxy to disturb them.
 
 pub mod api;
+pub mod bank;
 pub mod books;
 pub mod event_store;
 pub mod node;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use remit::{
-    app::{App, process, receive, refold, release},
+    app::{App, process, receive, refold, release, transfers},
     clock::ManualClock,
     config::Config,
     domain::{
@@ -28,8 +28,15 @@ pub struct Node {
 impl Node {
     /// A node in test mode with the default settings and batches of `batch_events`.
     pub fn new(db: Db, batch_events: usize) -> Self {
+        Self::with_settings(db, batch_events, &[])
+    }
+
+    /// A node with further settings, by their variables.
+    pub fn with_settings(db: Db, batch_events: usize, settings: &[(&str, &str)]) -> Self {
         let clock = ManualClock::new(Timestamp::parse_rfc3339("2026-01-01T00:00:00Z").unwrap());
-        let environment = [("REMIT_PROCESS__BATCH_EVENTS".to_owned(), batch_events.to_string())];
+        let batch = [("REMIT_PROCESS__BATCH_EVENTS".to_owned(), batch_events.to_string())];
+        let further = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment: Vec<_> = batch.into_iter().chain(further).collect();
         let no_secret_file = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
         let config = Config::load(None, environment, [], no_secret_file).unwrap();
         Self { app: App::new(db, Arc::new(config), Arc::new(clock.clone())), clock }
@@ -67,10 +74,11 @@ impl Node {
         inserted
     }
 
-    /// Processes until nothing waits, neither an event nor a sale to be folded again.
+    /// Processes until nothing waits: no event, no sale to be folded again, no transfer to be taken in.
     pub async fn process_all(&self) {
         while !process::step(&self.app).await.unwrap().is_idle() {}
         while refold::step(&self.app).await.unwrap() > 0 {}
+        while transfers::step(&self.app).await.unwrap() > 0 {}
     }
 
     /// Lets time pass to `now` and releases until nothing is due.

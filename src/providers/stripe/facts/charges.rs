@@ -3,6 +3,9 @@
 //!
 //! What a payment intent means as a sale is said in `sales`.
 
+#[cfg(test)]
+pub(super) mod tests;
+
 use serde::Deserialize;
 
 use super::{Event, sales};

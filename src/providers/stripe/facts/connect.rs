@@ -177,7 +177,7 @@ pub(super) fn bank_payout(event: &Event<'_>) -> Result<Translation, MalformedEve
     })]))
 }
 
-/// Source: docs.stripe.com/api/balance/balance_object.
+/// Source: `docs.stripe.com/api/balance/balance_object`.
 #[derive(Deserialize)]
 struct Balance {
     available: Vec<Available>,

@@ -25,16 +25,16 @@ fn keys() -> Vec<String> {
     ["referral_code", "affiliate_code", "via", "ref"].map(str::to_owned).to_vec()
 }
 
-fn fixture(event_type: &str) -> Value {
+pub(super) fn fixture(event_type: &str) -> Value {
     let text = fs::read_to_string(folder().join(format!("{event_type}.json"))).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
-fn translate_value(event: &Value) -> Result<Translation, MalformedEvent> {
+pub(super) fn translate_value(event: &Value) -> Result<Translation, MalformedEvent> {
     translate(event.to_string().as_bytes(), &keys())
 }
 
-fn facts_of(event: &Value) -> Vec<Fact> {
+pub(super) fn facts_of(event: &Value) -> Vec<Fact> {
     match translate_value(event).unwrap() {
         Translation::Facts(facts) => facts,
         Translation::Ignored(reason) => panic!("ignored as {reason}"),
@@ -42,7 +42,7 @@ fn facts_of(event: &Value) -> Vec<Fact> {
 }
 
 /// The fixture of `event_type`, with `value` at `pointer` below `data.object`.
-fn with(event_type: &str, pointer: &str, value: Value) -> Value {
+pub(super) fn with(event_type: &str, pointer: &str, value: Value) -> Value {
     let mut event = fixture(event_type);
     let (parent, key) = pointer.rsplit_once('/').unwrap();
     let parent = event.pointer_mut(&format!("/data/object{parent}")).unwrap();
@@ -385,7 +385,14 @@ fn expected_connect() -> Vec<(&'static str, Translation)> {
 }
 
 fn expected() -> Vec<(&'static str, Translation)> {
-    [expected_sales(), expected_attributions(), expected_returns(), expected_connect()].concat()
+    [
+        expected_sales(),
+        expected_attributions(),
+        expected_returns(),
+        expected_connect(),
+        super::charges::tests::expected(),
+    ]
+    .concat()
 }
 
 #[test]
@@ -721,6 +728,18 @@ fn transfers_of_destination_charges_are_never_payouts() {
 }
 
 #[test]
+fn funds_are_available_in_the_currencies_with_more_than_nothing() {
+    let available = |list: Value| translate_value(&with("balance.available", "/available", list));
+    let entry = |amount: i64, currency: &str| json!({"amount": amount, "currency": currency});
+    let both = json!([entry(1, "usd"), entry(0, "gbp"), entry(5, "eur"), entry(-7, "jpy"), entry(2, "usd")]);
+    let funds = Fact::FundsAvailable { currencies: vec![eur(), usd()] };
+    assert_eq!(available(both), Ok(Translation::Facts(vec![funds])));
+    assert_eq!(available(json!([])), Ok(Translation::Ignored("no_money")));
+    assert_eq!(available(json!([entry(-1, "usd")])), Ok(Translation::Ignored("no_money")));
+    assert_eq!(available(Value::Null).unwrap_err().path(), "data.object.available");
+}
+
+#[test]
 fn old_and_foreign_shapes_are_ignored_with_a_reason() {
     let ignored =
         |event: &Value, reason| assert_eq!(translate_value(event), Ok(Translation::Ignored(reason)));
@@ -733,6 +752,9 @@ fn old_and_foreign_shapes_are_ignored_with_a_reason() {
         event
     };
     ignored(&own("payout.paid"), "own_account");
+    let mut of_account = fixture("balance.available");
+    of_account["account"] = json!("acct_1RmtPayeeAda");
+    ignored(&of_account, "not_own_account");
     ignored(&own("account.application.deauthorized"), "no_account");
     ignored(&json!({"type": "price.created", "created": "whenever"}), "unhandled_type");
     ignored(&json!({"type": "v1.transfer.reversed", "object": "v2.core.event"}), "thin_event");
@@ -756,6 +778,7 @@ fn what_money_depends_on_is_read_strictly_and_errors_name_only_the_path() {
         ("transfer.reversed", "/amount"),
         ("transfer.reversed", "/amount_reversed"),
         ("transfer.reversed", "/reversals/data/0/amount"),
+        ("payment_intent.created", "/amount"),
     ];
     let mut cases = Vec::new();
     for (event_type, pointer) in amounts {

@@ -6,6 +6,8 @@
 
 mod objects;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 use self::{
