@@ -28,10 +28,6 @@ fn sends() -> Value {
     json!({ "method": "POST", "path_prefix": "/v1/transfers" })
 }
 
-fn look_ups() -> Value {
-    json!({ "method": "GET", "path_prefix": "/v1/transfers" })
-}
-
 async fn paid_once(bank: &Bank, amount: i64) {
     let made = bank.effects("transfer.created").await;
     assert_eq!(made.len(), 1, "{made:?}");
@@ -182,7 +178,7 @@ on_each_engine! {
         assert!(bank.requests("POST", "/v1/transfers").await.is_empty());
         bank.advance(60).await;
         bank.sandbox.control("POST", "accounts/acct_ada", json!({ "transfers": "active" })).await.unwrap();
-        bank.tell().await;
+        bank.tell_account("acct_ada").await;
         bank.dispatch().await;
         paid_once(&bank, 2_000).await;
     }

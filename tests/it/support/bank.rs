@@ -122,12 +122,6 @@ impl Bank {
         self.shop.node.process_all().await;
     }
 
-    /// Reads from the provider as its owner would.
-    pub async fn get(&self, path: &str) -> Value {
-        let url = format!("{}{path}", self.sandbox.url());
-        reqwest::Client::new().get(url).bearer_auth(KEY).send().await.unwrap().json().await.unwrap()
-    }
-
     /// Asks the provider for something as its owner would, with a form body.
     pub async fn post(&self, path: &str, form: &[(&str, &str)]) -> Value {
         let url = format!("{}{path}", self.sandbox.url());
