@@ -7,7 +7,6 @@
 pub(super) mod tests;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{Event, sales};
 use crate::{
