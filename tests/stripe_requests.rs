@@ -305,7 +305,8 @@ fn published_objects_of_both_shapes_are_executions_once_they_are_ours() {
         for (order, name) in [(transfer_order(), "transfer"), (charge_order(), "payment_intent")] {
             let mut object = fixtures["resources"][name].clone();
             let ours = json!({
-                "amount": 700, "currency": "usd", "destination": order.destination, "application_fee_amount": 70,
+                "amount": 700, "currency": "usd", "application_fee_amount": 70,
+                "destination": order.destination,
                 "transfer_data": {"destination": {"id": order.destination, "object": "account"}},
                 "metadata": {"intent_id": INTENT},
             });

@@ -185,10 +185,8 @@ async fn a_get_carries_its_query_and_neither_key_nor_body() {
 
 #[tokio::test]
 async fn a_whole_answer_is_read_with_the_headers_that_steer() {
-    let full = response(
-        "Request-Id: req_1\r\nIdempotent-Replayed: true\r\nStripe-Should-Retry: false\r\nRetry-After: 7\r\n",
-    )
-    .await;
+    let steering = "Request-Id: req_1\r\nIdempotent-Replayed: true\r\nStripe-Should-Retry: false\r\n";
+    let full = response(&format!("{steering}Retry-After: 7\r\n")).await;
     let expected = ApiResponse {
         status: 200,
         request_id: Some("req_1".to_owned()),
@@ -202,7 +200,8 @@ async fn a_whole_answer_is_read_with_the_headers_that_steer() {
     assert_eq!(response("").await, bare);
     for nonsense in ["-1", "1.5", "soon", "", "99999999999999999999", "Wed, 21 Oct 2026 07:28:00 GMT"] {
         let headers = format!(
-            "Retry-After: {nonsense}\r\nIdempotent-Replayed: {nonsense}\r\nStripe-Should-Retry: {nonsense}\r\n"
+            "Retry-After: {nonsense}\r\nIdempotent-Replayed: {nonsense}\r\n\
+             Stripe-Should-Retry: {nonsense}\r\n"
         );
         assert_eq!(response(&headers).await, bare, "{nonsense}");
     }
