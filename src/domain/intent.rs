@@ -323,10 +323,14 @@ impl Intent {
     }
 
     /// Whether the payout can still be given up: nothing was ever written down to be sent
-    /// (`rulings.md` 13).
+    /// (`rulings.md` 13). Never so while a restored database may have forgotten a send: nothing found is
+    /// no evidence for giving up either.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
-        self.state == IntentState::Open && self.generation == 0 && self.sends.is_empty()
+        self.state == IntentState::Open
+            && self.generation == 0
+            && self.sends.is_empty()
+            && !self.look_up_first
     }
 
     /// The idempotency key of a generation: of the intent and the generation alone, never of retries,
