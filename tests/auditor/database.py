@@ -62,7 +62,9 @@ def _open_sqlite(url):
     import sqlite3
 
     path = Path(unquote(urlsplit(url.replace("sqlite:", "file:", 1)).path or urlsplit(url).netloc))
-    connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None)
+    connection = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None
+    )
     # The first read begins the snapshot, and nothing ends it before the connection does.
     connection.execute("BEGIN")
     return connection

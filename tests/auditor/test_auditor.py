@@ -170,7 +170,9 @@ class I4(Audited):
         self.assertIn("I4", {one.invariant for one in self.world.violations()})
 
     def test_a_commission_states_what_was_not_posted(self):
-        self.sql("UPDATE commission SET held_minor = 1, released_minor = released_minor - 1 WHERE sale_id = 'sale_1'")
+        self.sql(
+            "UPDATE commission SET held_minor = 1, released_minor = released_minor - 1 WHERE sale_id = 'sale_1'"
+        )
         self.assert_finds("I4")
 
 
@@ -221,7 +223,9 @@ class I6(Audited):
         self.assert_finds("I6")
 
     def test_a_reversal_is_not_booked(self):
-        reversed_in_part = self.world.sandbox[-1] | {"object": self.effect("tr_paid")["object"] | {"amount_reversed": 7}}
+        reversed_in_part = self.world.sandbox[-1] | {
+            "object": self.effect("tr_paid")["object"] | {"amount_reversed": 7}
+        }
         self.world.journal(NOW_US, reversed_in_part | {"kind": "effect", "effect": "transfer.reversed"})
         self.assert_finds("I6")
 
@@ -312,7 +316,9 @@ class I8(Audited):
         self.assert_finds("I8")
 
     def test_a_send_was_not_written_down(self):
-        self.world.request(self.key("unknown"), self.world.request_of(self.payouts["unknown"]), self.at_us("unknown"))
+        self.world.request(
+            self.key("unknown"), self.world.request_of(self.payouts["unknown"]), self.at_us("unknown")
+        )
         self.assert_finds("I8")
 
     def test_a_key_is_used_that_no_intent_has(self):
@@ -336,13 +342,18 @@ class I8(Audited):
     def test_the_refusal_that_the_key_repeats_ends_the_doubt(self):
         self.attempt("waiting", number=0, verdict=None)
         self.sql(
-            "UPDATE attempt SET replayed = 1 WHERE intent_id = ? AND number = 1", self.payouts["waiting"]["intent"]
+            "UPDATE attempt SET replayed = 1 WHERE intent_id = ? AND number = 1",
+            self.payouts["waiting"]["intent"],
         )
         self.assert_finds()
 
     def test_two_people_end_a_doubt_and_one_does_not(self):
         self.attempt("waiting", number=0, verdict=None)
-        resolution = {"intent_id": self.payouts["waiting"]["intent"], "generation": 0, "verdict": "not_executed"}
+        resolution = {
+            "intent_id": self.payouts["waiting"]["intent"],
+            "generation": 0,
+            "verdict": "not_executed",
+        }
         resolution |= {"evidence": "a letter", "actor": "key_1", "created_at_us": NOW_US}
         self.world.insert("resolution", id="res_1", **resolution)
         self.assert_finds("I8")
@@ -381,8 +392,10 @@ class I8(Audited):
 
 class I9(Audited):
     def test_a_lot_is_in_two_payouts(self):
-        lot = self.world.db.execute("SELECT lot_id, commission_id, amount_minor FROM payout_item WHERE payout_id = ?",
-                                    [self.payouts["paid"]["id"]]).fetchone()
+        lot = self.world.db.execute(
+            "SELECT lot_id, commission_id, amount_minor FROM payout_item WHERE payout_id = ?",
+            [self.payouts["paid"]["id"]],
+        ).fetchone()
         columns = dict(zip(("lot_id", "commission_id", "amount_minor"), lot, strict=True))
         self.world.insert("payout_item", payout_id=self.payouts["doubted"]["id"], **columns)
         self.assert_finds("I9")
@@ -425,7 +438,13 @@ class I14(Audited):
         self.assert_finds()
 
     def test_a_dispute_that_was_won_takes_nothing_and_one_that_was_lost_all(self):
-        dispute = {"id": "dp_1", "charge": "ch_1", "amount": 10_000, "currency": "usd", "status": "under_review"}
+        dispute = {
+            "id": "dp_1",
+            "charge": "ch_1",
+            "amount": 10_000,
+            "currency": "usd",
+            "status": "under_review",
+        }
         self.world.tell("dispute", "charge.dispute.funds_withdrawn", dispute)
         self.assert_finds("I14")
         self.world.tell("dispute_won", "charge.dispute.closed", dispute | {"status": "won"})
@@ -515,7 +534,9 @@ class I15(Audited):
         self.assert_finds("I15")
 
     def test_what_is_due_waits_while_payouts_are_paused(self):
-        self.sql("UPDATE job SET state = 'retryable', next_attempt_at_us = ? WHERE state = 'parked'", START_US)
+        self.sql(
+            "UPDATE job SET state = 'retryable', next_attempt_at_us = ? WHERE state = 'parked'", START_US
+        )
         pause = {"kind": "operator", "reason": "careful", "actor": "key_1", "paused_at_us": NOW_US}
         self.world.insert("payout_pause", id="pause_1", **pause)
         self.assert_finds()
@@ -527,12 +548,22 @@ class I15(Audited):
         self.assert_finds("I15")
 
     def test_a_sale_is_folded_again_by_nobody(self):
-        queued = {"cause_kind": "event", "cause_id": "in_1", "requested_at_us": START_US, "due_at_us": START_US}
+        queued = {
+            "cause_kind": "event",
+            "cause_id": "in_1",
+            "requested_at_us": START_US,
+            "due_at_us": START_US,
+        }
         self.world.insert("refold", sale_id="sale_1", **queued)
         self.assert_finds("I15")
 
     def test_news_of_a_transfer_is_taken_in_by_nobody(self):
-        news = {"project_id": "proj_1", "realm": "stripe/test", "transfer_id": "tr_paid", "due_at_us": START_US}
+        news = {
+            "project_id": "proj_1",
+            "realm": "stripe/test",
+            "transfer_id": "tr_paid",
+            "due_at_us": START_US,
+        }
         self.world.insert("transfer_news", **news)
         self.assert_finds("I15")
 
@@ -546,7 +577,12 @@ class TheCommand(Audited):
             for name, lines in (("traffic", self.world.traffic), ("sandbox", self.world.sandbox)):
                 text = "".join(json.dumps(line) + "\n" for line in lines)
                 (home / name).write_text(text, encoding="utf-8")
-            arguments = ["--database", f"sqlite://{home}/remit.db", "--traffic-journal", str(home / "traffic")]
+            arguments = [
+                "--database",
+                f"sqlite://{home}/remit.db",
+                "--traffic-journal",
+                str(home / "traffic"),
+            ]
             arguments += ["--sandbox-journal", str(home / "sandbox"), "--now-us", str(NOW_US), *more]
             out, err = io.StringIO(), io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -561,7 +597,11 @@ class TheCommand(Audited):
     def test_lists_what_is_wrong(self):
         self.sql("DELETE FROM inbox WHERE id = 'in_noise'")
         code, out, _ = self.run_on_files("--json")
-        wrong = {"invariant": "I1", "object": "evt_noise", "detail": "was answered 200 and is not in the inbox"}
+        wrong = {
+            "invariant": "I1",
+            "object": "evt_noise",
+            "detail": "was answered 200 and is not in the inbox",
+        }
         self.assertEqual((code, json.loads(out)["violations"]), (3, [wrong]))
 
     def test_fails_on_a_journal_that_cannot_be_read(self):
@@ -588,7 +628,8 @@ class TheReaders(unittest.TestCase):
         line = {"kind": "effect", "at_us": 0, "effect": "transfer.reversed"}
         totals = [0, 5, 3]
         lines = [
-            line | {"seq": seq, "object": body | {"amount_reversed": total}} for seq, total in enumerate(totals)
+            line | {"seq": seq, "object": body | {"amount_reversed": total}}
+            for seq, total in enumerate(totals)
         ]
         [transfer] = journals.provider(reversed(lines)).transfers
         self.assertEqual((transfer.reversed, transfer.intent_id), (5, "int_1"))

@@ -7,8 +7,8 @@ accounts again. The bound: a payout took no more than was payable when it was re
 
 from collections import defaultdict
 
-from . import check
 from ..rows import by, of
+from . import check
 
 # The accounts of an affiliate.
 OWN = ("held", "payable", "in_transit", "paid")

@@ -1,7 +1,7 @@
 """I15: no work is lost. Whatever is to be done is due, under way, or stopped with a reason."""
 
-from . import check
 from ..rows import RESERVED, of
+from . import check
 
 OVER = frozenset({"completed", "discarded"})
 

@@ -7,8 +7,8 @@ The databases enforce most of the keys; a damaged index or a copy that was put t
 from collections import Counter
 from hashlib import sha256
 
-from . import check
 from ..rows import SETTLED, VOID, by
+from . import check
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -65,7 +65,10 @@ def derived_ids_are_those_of_what_they_name(evidence):
     expected = [
         *((row.id, derived_id("je_", row.about, row.revision)) for row in books.entries),
         *((row.id, derived_id("lot_", row.entry_id)) for row in books.lots),
-        *((row.id, derived_id("com_", row.sale_id, row.enrollment_id, row.level)) for row in books.commissions),
+        *(
+            (row.id, derived_id("com_", row.sale_id, row.enrollment_id, row.level))
+            for row in books.commissions
+        ),
         *((row.id, derived_id("conv_", row.sale_id, row.enrollment_id)) for row in books.conversions),
     ]
     for found, wanted in expected:

@@ -4,8 +4,8 @@ commissions are the sums of the entries."""
 from collections import defaultdict
 from hashlib import sha256
 
-from . import check
 from ..rows import by
+from . import check
 
 
 def content_hash(entry, lines):

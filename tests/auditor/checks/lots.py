@@ -6,8 +6,8 @@ intent asks the provider for.
 
 from collections import defaultdict
 
-from . import check
 from ..rows import RESERVED, VOID, by, of
+from . import check
 
 
 @check("I9")

@@ -8,8 +8,8 @@ The database says what the program believed, the provider's journal what reached
 from collections import Counter
 from hashlib import sha256
 
-from . import HOUR_US, check
 from ..rows import by, of
+from . import HOUR_US, check
 
 # A key may be used for so long after its first use; the provider forgets it after 24 hours and would
 # then execute it again.

@@ -2,8 +2,8 @@
 
 from collections import Counter, defaultdict
 
-from . import check
 from ..rows import RESERVED, SETTLED, VOID, by, of
+from . import check
 
 # How an intent stands by the state of its payout.
 INTENT_OF = {
@@ -129,4 +129,7 @@ def reversed_payouts_are_reversed_by_as_much(evidence):
         else:
             wanted = payout.reversed_minor == (payout.send_minor if payout.state == "reversed" else 0)
         if not wanted:
-            yield payout.id, f"is {payout.state}, and {payout.reversed_minor} of {payout.send_minor} came back"
+            yield (
+                payout.id,
+                f"is {payout.state}, and {payout.reversed_minor} of {payout.send_minor} came back",
+            )

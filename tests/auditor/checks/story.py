@@ -2,10 +2,10 @@
 
 from collections import defaultdict
 
-from . import check
-from .balances import standing
 from ..reference.model import Directory, OutOfScope, Owed, owed, stories
 from ..rows import by
+from . import check
+from .balances import standing
 
 
 def compare(evidence):
@@ -70,7 +70,10 @@ def commissions_are_those_of_the_model(evidence):
             )
         ]
         if found != ([expected] if expected is not None else []):
-            yield name, f"should bring {_text(expected)} and brings {', '.join(map(_text, found)) or 'nothing'}"
+            yield (
+                name,
+                f"should bring {_text(expected)} and brings {', '.join(map(_text, found)) or 'nothing'}",
+            )
 
 
 @check("I14")

@@ -214,6 +214,8 @@ def owed(story, directory, frozen_to=None, clawed_by_transfers=0):
     if enrollment_id is None:
         return None
     earned = half_up(money.amount, directory.rate(enrollment_id), 10_000)
+    if earned == 0:
+        return None
     kept = 0 if money.taken == money.amount else half_up(earned, money.amount - money.taken, money.amount)
     clawed = min(earned, earned - kept + clawed_by_transfers)
     return Owed(enrollment_id, money.currency, earned, clawed)

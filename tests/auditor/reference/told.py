@@ -151,7 +151,9 @@ def read(told, event, keys):
     reader = READERS.get(body.get("type")) if event.provider == "stripe" else None
     if reader is None:
         # It may still name an order of the owner's, and then say something about its sale.
-        told.unread.update((external_realm(realm), "external", found.strip()) for found in _external_ids(body))
+        told.unread.update(
+            (external_realm(realm), "external", found.strip()) for found in _external_ids(body)
+        )
         return
     inner = (body.get("data") or {}).get("object") or {}
     one = _Event(told, realm, body.get("created"), body["type"], inner, keys)

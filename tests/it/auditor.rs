@@ -1,11 +1,8 @@
 //! The independent auditor: it finds every bug that is put in front of it, and nothing wrong with books
 //! that the program has kept.
-#![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
+#[path = "../auditor/runner.rs"]
 mod runner;
-#[expect(dead_code, reason = "these tests need a part of what the others stand on")]
-#[path = "../it/support/mod.rs"]
-mod support;
 #[expect(dead_code, reason = "nothing fails here")]
 #[path = "../crash/traffic.rs"]
 mod traffic;
@@ -22,14 +19,19 @@ use remit::{
 };
 use secrecy::SecretString;
 
-use runner::{Audit, Delivered, TrafficJournal, auditor, python};
-use support::{
-    TestDb,
-    api::Api,
-    on_each_engine,
-    shop::{GRACE_S, PAID_AT_S, Shop},
+use self::{
+    runner::{Audit, Delivered, TrafficJournal, auditor, python},
+    traffic::{Rng, arriving, stories},
 };
-use traffic::{Rng, arriving, stories};
+use super::{
+    scenario_format, scenarios,
+    support::{
+        self, TestDb,
+        api::Api,
+        on_each_engine,
+        shop::{GRACE_S, PAID_AT_S, Shop},
+    },
+};
 
 #[test]
 fn every_seeded_bug_is_found_under_its_own_name() {
@@ -77,6 +79,15 @@ on_each_engine! {
         tx.commit().await.unwrap();
         let broken = audit.report().unwrap();
         assert!(broken.broken().is_superset(&["I1", "I4"].into()), "{}", broken.text());
+    }
+
+    async fn the_stories_of_the_fixtures_leave_nothing_wrong(db: TestDb) {
+        scenarios::run_all(&db, scenarios::PLAIN).await;
+        let phases = scenario_format::load_all().into_iter().flat_map(|scenario| scenario.phases);
+        let now = phases.map(|phase| phase.as_of).max().unwrap();
+        let audit = Audit { url: db.url(), sandbox: None, traffic: None, now };
+        let Some(report) = audit.assert_clean() else { return };
+        assert!(report.model.compared >= 78, "{report:?}");
     }
 
     async fn the_replayed_fixtures_have_nothing_wrong(db: TestDb) {
