@@ -45,6 +45,8 @@ class Effect:
     at_us: int
     effect: str
     idempotency_key: str | None
+    # The connected account that it belongs to; None for the platform.
+    account: str | None
     # The provider made this object a second time, by a fault of its own.
     is_duplicate: bool
     object: dict
@@ -122,7 +124,12 @@ def deliveries(lines):
 def provider(lines):
     """The sandbox's journal. Kinds of lines that no check needs are passed over."""
     told = Provider()
-    for line in sorted(lines, key=lambda line: line["seq"]):
+    last = 0
+    for line in lines:
+        # Every start of the sandbox counts from 1 again.
+        if line["seq"] not in (last + 1, 1):
+            raise ValueError(f"the sandbox's journal goes from line {last} to line {line['seq']}")
+        last = line["seq"]
         if line["kind"] == "request":
             told.requests.append(_request(line))
         elif line["kind"] == "effect":
@@ -149,7 +156,8 @@ def _effect(line):
     return Effect(
         at_us=line["at_us"],
         effect=line["effect"],
-        idempotency_key=line.get("idempotency_key"),
+        idempotency_key=line["idempotency_key"],
+        account=line["account"],
         is_duplicate=bool(line.get("duplicate")),
         object=line["object"],
     )
@@ -160,7 +168,8 @@ def _transfers(effects):
     last, made, reversed_minor = {}, {}, {}
     for effect in effects:
         body = effect.object
-        if body.get("object") != "transfer":
+        # A connected account's own transfers are nobody's payouts here.
+        if body.get("object") != "transfer" or effect.account is not None:
             continue
         last[body["id"]] = body
         made.setdefault(body["id"], effect)

@@ -36,7 +36,8 @@ use super::{
 #[test]
 fn every_seeded_bug_is_found_under_its_own_name() {
     let Some(python) = python() else { return };
-    let output = auditor(python).args(["-m", "unittest", "auditor.test_auditor"]).output().unwrap();
+    let output =
+        auditor(python).args(["-m", "unittest", "discover", "-s", "auditor", "-t", "."]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
