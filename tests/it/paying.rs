@@ -425,25 +425,4 @@ on_each_engine! {
         assert_eq!(bank.payouts().await, ["submitting"]);
         assert!(bank.findings().await.is_empty());
     }
-
-    async fn one_account_that_does_not_answer_leaves_the_others_alone(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
-        for affiliate in ["ada", "bob"] {
-            for number in 0..3 {
-                earn(&bank, affiliate, &format!("{affiliate}{number}"), 10_000).await;
-                bank.settle().await;
-            }
-        }
-        let mut to_ada = sends();
-        to_ada["destination"] = json!("acct_ada");
-        fault(&bank, to_ada, 1_000, json!({ "kind": "hang_before_execute" })).await;
-        // Ada's first call hangs for as long as a call may take; all of bob's are made meanwhile.
-        assert_eq!(bank.dispatcher.step().await.unwrap(), 2);
-        bank.sandbox.until_hanging(1).await;
-        while bank.effects("transfer.created").await.len() < 3 {
-            bank.dispatcher.step().await.unwrap();
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(bank.requests("POST", "/v1/transfers").await.len(), 4);
-    }
 }

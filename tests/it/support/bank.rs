@@ -69,6 +69,7 @@ impl Bank {
             ("REMIT_PAYOUTS__LIVE", "true"),
             ("REMIT_PAYMENTS__ENABLED", "true"),
         ];
+        all.retain(|(name, _)| settings.iter().all(|(other, _)| other != name));
         all.extend_from_slice(settings);
         let node = Node::with_settings(db.clone(), 16, &all);
         let dispatcher = Self::dispatcher_of(&node);
