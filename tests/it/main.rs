@@ -16,5 +16,6 @@ mod refold;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;
+mod settling;
 mod store_contract;
 mod support;
