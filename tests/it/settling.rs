@@ -275,6 +275,7 @@ on_each_engine! {
         failed["type"] = json!("refund.failed");
         failed["data"]["object"]["status"] = json!("failed");
         till.shop.tell_and_process(&[failed]).await;
+        till.earn(&[]).await;
         till.shop.assert_standing("ch_gone", "payable", [200, 0, 0, 200]).await;
         assert_eq!(paid(&till.settle().await), [line("ada", "usd", 200, 0)]);
         till.shop.assert_standing("ch_gone", "in_payout", [200, 0, 0, 200]).await;
@@ -592,6 +593,7 @@ on_each_engine! {
         till.earn(&[("ada", "a", 1_000, "usd")]).await;
         let run = begin(&till, &till.request()).await;
         holds::pause(till.app(), &console, "the bank called").await.unwrap();
+        till.shop.node.clock.advance_secs(1);
         holds::pause(till.app(), &console, "so did the lawyer").await.unwrap();
         assert_eq!(settle::step(till.app(), &run).await.unwrap(), Progress::Paused);
         assert_eq!(settle::step_scheduled(till.app()).await.unwrap(), 0);
@@ -658,6 +660,7 @@ on_each_engine! {
             .bind(payout.as_str()).bind(run.as_str()).bind(till.enrollment("ada").as_str())
             .exec().await.unwrap();
         tx.commit().await.unwrap();
+        till.shop.node.clock.advance_secs(1);
         let other = begin(&till, &Request { key: Some("other".to_owned()), ..till.request() }).await;
         assert_eq!(settle::step_scheduled(till.app()).await.unwrap(), 2);
         assert_eq!(till.texts("SELECT kind || ' ' || object FROM finding").await,
