@@ -10,6 +10,7 @@ mod doctor;
 mod layering;
 mod ledger_rules;
 mod paying;
+mod payouts_api;
 mod processing;
 mod receiving;
 mod refold;
