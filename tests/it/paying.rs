@@ -28,10 +28,6 @@ fn sends() -> Value {
     json!({ "method": "POST", "path_prefix": "/v1/transfers" })
 }
 
-fn look_ups() -> Value {
-    json!({ "method": "GET", "path_prefix": "/v1/transfers" })
-}
-
 async fn paid_once(bank: &Bank, amount: i64) {
     let made = bank.effects("transfer.created").await;
     assert_eq!(made.len(), 1, "{made:?}");
@@ -182,7 +178,7 @@ on_each_engine! {
         assert!(bank.requests("POST", "/v1/transfers").await.is_empty());
         bank.advance(60).await;
         bank.sandbox.control("POST", "accounts/acct_ada", json!({ "transfers": "active" })).await.unwrap();
-        bank.tell().await;
+        bank.tell_account("acct_ada").await;
         bank.dispatch().await;
         paid_once(&bank, 2_000).await;
     }
@@ -428,26 +424,5 @@ on_each_engine! {
         bank.tell_from_a_stranger().await;
         assert_eq!(bank.payouts().await, ["submitting"]);
         assert!(bank.findings().await.is_empty());
-    }
-
-    async fn one_account_that_does_not_answer_leaves_the_others_alone(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
-        for affiliate in ["ada", "bob"] {
-            for number in 0..3 {
-                earn(&bank, affiliate, &format!("{affiliate}{number}"), 10_000).await;
-                bank.settle().await;
-            }
-        }
-        let mut to_ada = sends();
-        to_ada["destination"] = json!("acct_ada");
-        fault(&bank, to_ada, 1_000, json!({ "kind": "hang_before_execute" })).await;
-        // Ada's first call hangs for as long as a call may take; all of bob's are made meanwhile.
-        assert_eq!(bank.dispatcher.step().await.unwrap(), 2);
-        bank.sandbox.until_hanging(1).await;
-        while bank.effects("transfer.created").await.len() < 3 {
-            bank.dispatcher.step().await.unwrap();
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(bank.requests("POST", "/v1/transfers").await.len(), 4);
     }
 }

@@ -69,6 +69,7 @@ impl Bank {
             ("REMIT_PAYOUTS__LIVE", "true"),
             ("REMIT_PAYMENTS__ENABLED", "true"),
         ];
+        all.retain(|(name, _)| settings.iter().all(|(other, _)| other != name));
         all.extend_from_slice(settings);
         let node = Node::with_settings(db.clone(), 16, &all);
         let dispatcher = Self::dispatcher_of(&node);
@@ -120,12 +121,6 @@ impl Bank {
             self.shop.node.receive_all("proj_default", "ep_default_stripe", "stripe", bodies).await;
         }
         self.shop.node.process_all().await;
-    }
-
-    /// Reads from the provider as its owner would.
-    pub async fn get(&self, path: &str) -> Value {
-        let url = format!("{}{path}", self.sandbox.url());
-        reqwest::Client::new().get(url).bearer_auth(KEY).send().await.unwrap().json().await.unwrap()
     }
 
     /// Asks the provider for something as its owner would, with a form body.
