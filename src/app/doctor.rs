@@ -10,7 +10,7 @@ use crate::{
     domain::time::Timestamp,
     store::{
         Conn, StoreError,
-        doctor::{self, EventTrouble, PROOFS},
+        doctor::{self, EventTrouble},
         findings::Severity,
     },
 };
@@ -56,7 +56,7 @@ impl Finding {
 pub async fn examine(app: &App) -> Result<Vec<Finding>, StoreError> {
     let mut conn = app.db.read().await?;
     let mut findings = Vec::new();
-    for proof in PROOFS {
+    for proof in doctor::proofs() {
         for broken in proof.run(&mut conn).await? {
             let detail =
                 format!("{} is {}, {} is {}", proof.left, broken.left_minor, proof.right, broken.right_minor);

@@ -11,7 +11,7 @@ use super::{
 pub use crate::store::holds::{Hold, HoldKind, Pause, PauseKind};
 use crate::{
     domain::ids::{EnrollmentId, HoldId, ProgramId},
-    store::{Conn, enrollments, holds},
+    store::{Conn, enrollments, holds, jobs},
 };
 
 /// Stops the payouts of an enrollment. It may be stopped several times, each for a reason of its own.
@@ -66,7 +66,9 @@ pub async fn unhold(
              operator must look and lift it",
         ));
     }
-    holds::lift(&mut tx, enrollment, by.actor(), app.now()).await?;
+    let now = app.now();
+    holds::lift(&mut tx, enrollment, by.actor(), now).await?;
+    jobs::wake_stopped(&mut tx, now).await?;
     tx.commit().await?;
     app.wake.dispatch.notify_one();
     Ok(())
@@ -123,7 +125,9 @@ pub async fn resume(
              first, then resume with the confirmation that this was done",
         ));
     }
-    holds::resume(&mut tx, by.actor(), note.as_deref(), app.now()).await?;
+    let now = app.now();
+    holds::resume(&mut tx, by.actor(), note.as_deref(), now).await?;
+    jobs::wake_stopped(&mut tx, now).await?;
     tx.commit().await?;
     app.wake.dispatch.notify_one();
     Ok(())

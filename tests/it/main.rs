@@ -11,11 +11,13 @@ mod doctor;
 mod layering;
 mod ledger_rules;
 mod paying;
+mod payouts_api;
 mod processing;
 mod receiving;
 mod refold;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;
+mod settling;
 mod store_contract;
 mod support;
