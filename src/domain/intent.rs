@@ -83,7 +83,7 @@ words! {
 }
 
 impl Verdict {
-    /// Whether the attempt may have moved money, as far as the verdict tells.
+    /// Whether the verdict leaves open what the attempt did.
     #[must_use]
     pub const fn leaves_doubt(self) -> bool {
         match self {
@@ -111,8 +111,10 @@ pub struct Sent {
 }
 
 impl Sent {
+    /// Whether it may have moved money. A success that nobody acted on, because the worker that heard it
+    /// had lost its lease, certainly did.
     fn is_doubtful(&self) -> bool {
-        self.verdict.is_none_or(Verdict::leaves_doubt)
+        self.verdict.is_none_or(|verdict| verdict == Verdict::Executed || verdict.leaves_doubt())
     }
 }
 
@@ -295,6 +297,12 @@ impl Intent {
         // attempts: a repeated answer is the key's own. A first-hand refusal proves nothing about an
         // earlier attempt that may still be under way.
         let refusal_stands = replayed || !self.is_in_doubt();
+        let is_refusal =
+            matches!(verdict, Verdict::InsufficientFunds | Verdict::AccountNotReady | Verdict::Refused);
+        // One key has one result. A refusal beside a success is for people (F-P-27).
+        if is_refusal && self.sends.iter().any(|sent| sent.verdict == Some(Verdict::Executed)) {
+            return Outcome::Quarantined(Quarantine::Contradiction);
+        }
         match verdict {
             Verdict::Executed => Outcome::Succeeded,
             Verdict::NotSent | Verdict::TurnedAway | Verdict::Unauthorized => Outcome::Again,

@@ -2,7 +2,7 @@
 
 use super::{
     driver::Worker,
-    provider::{Provider, Request},
+    provider::{Object, Provider, Request},
     rows::{Rows, SPLIT},
 };
 use crate::domain::{
@@ -80,8 +80,8 @@ impl World {
         if self.provider.objects.len() > 1 {
             return Err(Violation::PaidTwice);
         }
-        let may_still_move = self.provider.has_late()
-            || self.under_way().any(|request| self.provider.might_execute(request));
+        let may_still_move =
+            self.provider.has_late() || self.under_way().any(|request| self.provider.might_execute(request));
         if self.rows.payout.state.is_void() && (!self.provider.objects.is_empty() || may_still_move) {
             return Err(Violation::VoidButMoved);
         }
@@ -100,8 +100,8 @@ impl World {
             if number != current && generation.proof.is_none() {
                 return Err(Violation::GenerationWithoutProof);
             }
-            let key = self.rows.key(number);
-            if generation.proof.is_some() && self.provider.objects.iter().any(|object| object.key == key) {
+            let moved = |object: &Object| object.key == self.rows.key(number);
+            if generation.proof.is_some() && self.provider.objects.iter().any(moved) {
                 return Err(Violation::ProofWasWrong);
             }
         }
