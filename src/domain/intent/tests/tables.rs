@@ -173,7 +173,8 @@ fn a_look_up_proves_what_it_shows_and_nothing_by_what_it_does_not() {
                 (Found::Several, Outcome::Quarantined(Quarantine::Duplicate)),
             ],
             IntentState::Succeeded | IntentState::Failed | IntentState::Canceled => {
-                [Found::Nothing, Found::One, Found::Other, Found::Several].map(|found| (found, Outcome::Noted))
+                [Found::Nothing, Found::One, Found::Other, Found::Several]
+                    .map(|found| (found, Outcome::Noted))
             }
         };
         for (found, outcome) in expected {
@@ -185,17 +186,29 @@ fn a_look_up_proves_what_it_shows_and_nothing_by_what_it_does_not() {
 #[test]
 fn what_may_be_done_follows_from_what_is_known() {
     use Next::{LookUp, Nothing, Quarantine as SetApart, Renew, Send};
-    use Verdict::{Ambiguous, Contradiction, Executed, KeyMisused, NotSent, Refused, TurnedAway, Unauthorized};
+    use Verdict::{
+        Ambiguous, Contradiction, Executed, KeyMisused, NotSent, Refused, TurnedAway, Unauthorized,
+    };
 
     let soon = FIRST.plus_secs(600);
     let late = FIRST.plus_secs(WINDOW_S);
     let rows: &[(&str, &[(Option<Verdict>, bool)], Timestamp, Next)] = &[
         ("never sent", &[], soon, Send),
         ("never sent is never too old", &[], FIRST.plus_days(400), Send),
-        ("F-P-01, F-P-03, F-P-06, F-P-12 no whole answer", &[told(Ambiguous)], soon, LookUp { or_send: true }),
+        (
+            "F-P-01, F-P-03, F-P-06, F-P-12 no whole answer",
+            &[told(Ambiguous)],
+            soon,
+            LookUp { or_send: true },
+        ),
         ("F-P-02 it died while it waited", &[UNANSWERED], soon, LookUp { or_send: false }),
         ("one of them died", &[UNANSWERED, told(TurnedAway)], soon, LookUp { or_send: false }),
-        ("F-P-04 one replayed error", &[told(Ambiguous), replayed(Ambiguous)], soon, LookUp { or_send: true }),
+        (
+            "F-P-04 one replayed error",
+            &[told(Ambiguous), replayed(Ambiguous)],
+            soon,
+            LookUp { or_send: true },
+        ),
         (
             "F-P-04 a second one",
             &[replayed(Ambiguous), replayed(Ambiguous)],
