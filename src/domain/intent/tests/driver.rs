@@ -253,13 +253,11 @@ impl World {
     /// Nothing special happens to the request that a worker waits for.
     fn listen(&mut self, worker: usize, attempt: usize) -> Result<(), Violation> {
         self.workers[worker].at = At::Waiting(attempt, None);
-        match self.requests.iter().position(|request| request.attempt == attempt) {
-            Some(place) => self.arrive(place, Fate::Straight),
-            None => {
-                self.workers[worker].time_out();
-                Ok(())
-            }
+        if let Some(place) = self.requests.iter().position(|request| request.attempt == attempt) {
+            return self.arrive(place, Fate::Straight);
         }
+        self.workers[worker].time_out();
+        Ok(())
     }
 
     /// A request gets where it goes, or does not.

@@ -69,6 +69,7 @@ pub enum Action {
 
 /// How a story begins.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn on its own")]
 pub struct Setup {
     /// Whether the provider forgets a key as soon as it may.
     forgets: bool,

@@ -9,8 +9,11 @@ use super::super::*;
 
 const FIRST: Timestamp = Timestamp::from_secs(1_800_000_000);
 
+/// The verdict on a send, and whether it was replayed.
+type Told = (Option<Verdict>, bool);
+
 /// Sends one minute apart, each with its verdict and whether it was replayed.
-fn intent(sends: &[(Option<Verdict>, bool)]) -> Intent {
+fn intent(sends: &[Told]) -> Intent {
     let sends: Vec<Sent> = sends
         .iter()
         .zip(0..)
@@ -28,17 +31,17 @@ fn intent(sends: &[(Option<Verdict>, bool)]) -> Intent {
 }
 
 /// A verdict of the provider's, told for the first time.
-const fn told(verdict: Verdict) -> (Option<Verdict>, bool) {
+const fn told(verdict: Verdict) -> Told {
     (Some(verdict), false)
 }
 
 /// A result that the provider had stored under the key.
-const fn replayed(verdict: Verdict) -> (Option<Verdict>, bool) {
+const fn replayed(verdict: Verdict) -> Told {
     (Some(verdict), true)
 }
 
 /// An attempt of which no answer was kept.
-const UNANSWERED: (Option<Verdict>, bool) = (None, false);
+const UNANSWERED: Told = (None, false);
 
 /// Verdicts about one attempt, which says nothing of the key.
 const OF_THE_ATTEMPT: [Verdict; 3] = [Verdict::NotSent, Verdict::TurnedAway, Verdict::Unauthorized];
@@ -51,7 +54,7 @@ const REFUSALS: [(Verdict, Outcome); 3] = [
 ];
 
 /// What leaves open whether the money moved.
-const DOUBTS: [(Option<Verdict>, bool); 5] = [
+const DOUBTS: [Told; 5] = [
     UNANSWERED,
     told(Verdict::Ambiguous),
     replayed(Verdict::Ambiguous),
@@ -67,7 +70,7 @@ fn an_answer_leads_to_what_it_proves() {
         TurnedAway, Unauthorized,
     };
 
-    let rows: &[(&str, &[(Option<Verdict>, bool)], Outcome)] = &[
+    let rows: &[(&str, &[Told], Outcome)] = &[
         ("first answer is a success", &[told(Executed)], Succeeded),
         ("F-P-01 time-out, then executed by the retry", &[told(Ambiguous), told(Executed)], Succeeded),
         ("F-P-02 time-out after execution, replayed", &[told(Ambiguous), replayed(Executed)], Succeeded),
@@ -192,7 +195,7 @@ fn what_may_be_done_follows_from_what_is_known() {
 
     let soon = FIRST.plus_secs(600);
     let late = FIRST.plus_secs(WINDOW_S);
-    let rows: &[(&str, &[(Option<Verdict>, bool)], Timestamp, Next)] = &[
+    let rows: &[(&str, &[Told], Timestamp, Next)] = &[
         ("never sent", &[], soon, Send),
         ("never sent is never too old", &[], FIRST.plus_days(400), Send),
         (
