@@ -13,10 +13,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::auditor::runner::Audit;
-
 use super::{
     TestDb,
+    auditor::Audit,
     node::Node,
     program::Owner,
     shop::{self, PAID_AT_S, Shop},
