@@ -85,6 +85,7 @@ on_each_engine! {
             tokio::task::yield_now().await;
         }
         // All others were made while its first call was still under way, and it took one place of eight.
+        bank.sandbox.until_hanging(1).await;
         assert_eq!(bank.requests("POST", "/v1/payment_intents").await.len(), 100);
     }
 
