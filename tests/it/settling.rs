@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use remit::{
     app::{
-        App, Refusal, holds,
+        App, holds,
         keys::Principal,
         payouts,
         settle::{self, Progress, Request, Settlement},
