@@ -970,6 +970,10 @@ const PAYOUT_TAMPERINGS: &[Tampering] = &[
         finds: &["payout_has_its_intent"],
     },
     Tampering {
+        statements: &["UPDATE payout_run SET state = 'running', created_at_us = 1"],
+        finds: &["settlement_stuck"],
+    },
+    Tampering {
         statements: &["UPDATE payout SET revision = 2"],
         finds: &["payout_revisions_without_gaps"],
     },
