@@ -2,7 +2,7 @@
 //! that the program has kept.
 
 #[path = "../auditor/runner.rs"]
-mod runner;
+pub mod runner;
 #[expect(dead_code, reason = "nothing fails here")]
 #[path = "../crash/traffic.rs"]
 mod traffic;

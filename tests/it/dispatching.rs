@@ -29,7 +29,7 @@ async fn charge_for(bank: &Bank, reference: &str, account: &str) -> Queued {
 
 on_each_engine! {
     async fn a_charge_becomes_one_payment_intent_for_the_connected_account(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let queued = charge(&bank, "order_1").await;
         assert!(charge(&bank, "order_1").await.already);
         assert_eq!(bank.dispatch().await, 1);
@@ -46,7 +46,7 @@ on_each_engine! {
     }
 
     async fn a_lost_answer_is_found_by_look_up_and_nothing_is_made_twice(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         charge(&bank, "order_1").await;
         let rule = json!({ "match": { "method": "POST", "path_prefix": "/v1/payment_intents" },
             "times": 1, "fault": { "kind": "execute_then_500" } });
@@ -67,7 +67,7 @@ on_each_engine! {
             ("REMIT_DISPATCH__RATE_PER_S", "1000"),
             ("REMIT_STRIPE__TIMEOUT_S", "300"),
         ];
-        let bank = Bank::open_with(&db.db, &settings).await;
+        let bank = Bank::open_with(&db, &settings).await;
         for number in 0..100 {
             let account = format!("acct_{number}");
             bank.sandbox.control("POST", "accounts", json!({ "id": account })).await.unwrap();
@@ -89,7 +89,7 @@ on_each_engine! {
     }
 
     async fn a_charge_is_never_made_while_payments_are_off(db: TestDb) {
-        let bank = Bank::open_with(&db.db, &[("REMIT_PAYMENTS__ENABLED", "false")]).await;
+        let bank = Bank::open_with(&db, &[("REMIT_PAYMENTS__ENABLED", "false")]).await;
         charge(&bank, "order_1").await;
         bank.dispatch().await;
         assert!(bank.requests("POST", "/v1/payment_intents").await.is_empty());
@@ -97,7 +97,7 @@ on_each_engine! {
     }
 
     async fn a_charge_moves_along_with_what_the_provider_tells(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         charge(&bank, "order_1").await;
         bank.dispatch().await;
         let id = bank.effects("payment_intent.created").await[0]["id"].as_str().unwrap().to_owned();
@@ -112,7 +112,7 @@ on_each_engine! {
     }
 
     async fn a_charge_that_is_told_by_an_event_alone_is_adopted(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         charge(&bank, "order_1").await;
         let lost = json!({ "match": { "method": "POST", "path_prefix": "/v1/payment_intents" },
             "times": 1, "fault": { "kind": "execute_then_500" } });
