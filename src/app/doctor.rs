@@ -65,6 +65,7 @@ pub async fn examine(app: &App) -> Result<Vec<Finding>, StoreError> {
     }
     findings.extend(check_hashes(&mut conn).await?);
     findings.extend(check_inbox(&mut conn, app.now()).await?);
+    findings.extend(check_runs(&mut conn, app.now()).await?);
     Ok(findings)
 }
 
@@ -109,6 +110,19 @@ async fn check_inbox(conn: &mut Conn, now: Timestamp) -> Result<Vec<Finding>, St
         Finding::new("refold_stuck", Severity::Critical, sale, detail)
     }));
     Ok(findings)
+}
+
+async fn check_runs(conn: &mut Conn, now: Timestamp) -> Result<Vec<Finding>, StoreError> {
+    let stuck = doctor::list_stuck_runs(conn, now.plus_secs(-STUCK_AFTER_S)).await?;
+    let findings = stuck.into_iter().map(|(run, begun)| {
+        let since = Timestamp::from_micros(begun);
+        let detail = format!(
+            "begun at {since} and not completed; is a node with the role `schedule` and with payouts enabled \
+             running, are payouts paused, and is there a finding `settlement_failed`?"
+        );
+        Finding::new("settlement_stuck", Severity::Warning, run, detail)
+    });
+    Ok(findings.collect())
 }
 
 fn describe(event: &EventTrouble) -> String {

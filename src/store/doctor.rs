@@ -6,6 +6,7 @@
 
 mod payouts;
 
+pub use payouts::list_stuck_runs;
 use sqlx::FromRow;
 
 use super::{Conn, Db, StoreError};

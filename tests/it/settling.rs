@@ -644,6 +644,27 @@ on_each_engine! {
         assert_eq!(remit::app::doctor::examine(till.app()).await.unwrap(), []);
     }
 
+    async fn payouts_that_were_changed_are_found(db: TestDb) {
+        let till = Till::open(&db).await;
+        till.earn(&[("ada", "a", 1_000, "usd"), ("bob", "b", 500, "usd")]).await;
+        till.settle().await;
+        let examine = async || {
+            let found = remit::app::doctor::examine(till.app()).await.unwrap();
+            let names: BTreeSet<&str> = found.iter().map(|finding| finding.invariant).collect();
+            names.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(examine().await, [""; 0]);
+        till.change("UPDATE payout SET state = 'completed' WHERE destination = 'acct_ada'").await;
+        assert_eq!(examine().await,
+            ["in_transit_is_reserved", "paid_is_sent", "payout_fits_its_intent"]);
+        till.change("UPDATE payout SET state = 'pending'").await;
+        till.change("UPDATE lot SET payout_id = (SELECT MIN(id) FROM payout)").await;
+        assert_eq!(examine().await, ["lot_in_one_payout"]);
+        till.change("UPDATE lot SET payout_id = NULL").await;
+        assert_eq!(examine().await,
+            ["claimed_is_held_by_a_payout", "lot_in_one_payout", "unclaimed_lots_are_payable"]);
+    }
+
     async fn a_run_that_cannot_go_on_is_reported_and_stops_no_other(db: TestDb) {
         let till = Till::open(&db).await;
         till.earn(&[("ada", "a", 1_000, "usd")]).await;

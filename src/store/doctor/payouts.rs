@@ -1,6 +1,20 @@
-//! Proofs over payouts: what they hold, and what of the balances follows from them.
+//! Proofs over payouts: what they hold, and what of the balances follows from them; and settlements that
+//! do not come to an end.
 
-use super::Proof;
+use super::{Proof, SHOWN_MAX};
+use crate::{
+    domain::time::Timestamp,
+    store::{Conn, StoreError},
+};
+
+/// Settlements that were begun before `bound` and are not completed, at most a hundred, each with the
+/// microseconds at which it began.
+pub async fn list_stuck_runs(conn: &mut Conn, bound: Timestamp) -> Result<Vec<(String, i64)>, StoreError> {
+    const SQL: &str =
+        "SELECT id, created_at_us FROM payout_run WHERE state = 'running' AND created_at_us < $1
+        ORDER BY created_at_us, id LIMIT $2";
+    conn.q(SQL).bind(bound.as_micros()).bind(SHOWN_MAX).all().await
+}
 
 /// Every rule of payouts that is checked by one query.
 pub(super) const PROOFS: &[Proof] = &[
