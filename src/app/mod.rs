@@ -12,6 +12,8 @@ pub mod endpoints;
 pub mod enrollments;
 pub mod explain;
 mod fold;
+pub mod instance;
+pub mod jobs;
 pub mod keys;
 pub mod organizations;
 pub mod payouts;

@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, Parser as _};
 use super::{
     Cli, Command,
     context::{Context, UsageError},
-    demo, doctor, endpoints, events, explain, findings, keys, migrate, replay, sandbox, serve,
+    demo, doctor, endpoints, events, explain, findings, jobs, keys, migrate, replay, sandbox, serve,
 };
 use crate::{
     app::{Refusal, demo::DemoError, replay::ReplayError},
@@ -68,6 +68,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Sandbox(args) => sandbox::run(&global, args).await,
         Command::Replay(args) => replay::run(&Context::load(&global)?, args).await,
         Command::Events(command) => events::run(&Context::load(&global)?, command).await,
+        Command::Jobs(command) => jobs::run(&Context::load(&global)?, command).await,
         Command::Explain(args) => explain::run(&Context::load(&global)?, &args).await,
         Command::Keys(command) => keys::run(&Context::load(&global)?, command).await,
         Command::Endpoints(command) => endpoints::run(&Context::load(&global)?, command).await,

@@ -4,6 +4,7 @@
 mod books;
 mod endpoints;
 mod enrollments;
+mod jobs;
 mod keys;
 mod operations;
 mod organizations;
@@ -27,6 +28,7 @@ pub fn router() -> Router<App> {
         .merge(enrollments::router())
         .merge(books::router())
         .merge(operations::router())
+        .merge(jobs::router())
 }
 
 /// `{"data": {…}}`.
