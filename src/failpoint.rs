@@ -41,6 +41,10 @@ words! {
         DecideBeforeCommit = "decide.before_commit",
         /// A decision is durable; the person was not answered.
         DecideAfterCommit = "decide.after_commit",
+        /// Payouts of some enrollments are reserved and not committed.
+        SettleBeforeCommit = "settle.before_commit",
+        /// Payouts of some enrollments are reserved; the run goes on from there.
+        SettleAfterCommit = "settle.after_commit",
         /// Jobs are taken and that is not committed.
         ClaimBeforeCommit = "claim.before_commit",
         /// Jobs are taken.

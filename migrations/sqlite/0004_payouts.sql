@@ -14,11 +14,16 @@ CREATE TABLE payout_run (
     state           TEXT NOT NULL CHECK (state IN ('running', 'completed')),
     last_enrollment TEXT NOT NULL,            -- enrollments up to this id had their turn
     created_at_us   INTEGER NOT NULL,
+    retry_at_us     INTEGER,                  -- a run that cannot go on waits until then
     completed_at_us INTEGER,
     UNIQUE (program_id, currency, period_end_us),
     UNIQUE (program_id, request_key)
 ) STRICT;
 CREATE INDEX payout_run_unfinished ON payout_run (id) WHERE state = 'running';
+
+-- A settlement walks through the enrollments of its program; the schedule looks for programs that have one.
+CREATE INDEX enrollment_by_program ON enrollment (program_id, id);
+CREATE INDEX program_scheduled ON program (id) WHERE payout_schedule IS NOT NULL;
 
 -- Who was not paid by a run, and why.
 CREATE TABLE payout_skip (

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     domain::{
         charge::ChargeState,
-        ids::{IntentId, PayoutId, ProgramId, ResolutionId},
+        ids::{IntentId, ResolutionId},
         intent::IntentState,
         job::JobState,
         ledger::Cause,
@@ -382,29 +382,4 @@ async fn release(
     let due = Parting { state: JobState::Available, reason: None, next_attempt_at: Some(now) };
     jobs::supersede(tx, &scene.stored.intent.id, due, now).await?;
     Ok(())
-}
-
-/// Gives up a payout of a program ([`payouts::cancel`]).
-///
-/// # Errors
-/// As [`payouts::cancel`]; [`Refusal::NotFound`] also for a payout of another program.
-pub async fn cancel_payout(
-    app: &App,
-    by: &Principal,
-    program: &ProgramId,
-    payout: &PayoutId,
-) -> Result<PayoutView, Refusal> {
-    by.require(Scope::Settle)?;
-    let intent = {
-        let mut conn = app.db.read().await?;
-        let intent = jobs::find_by_payout(&mut conn, payout).await?.ok_or(Refusal::NotFound)?;
-        let found = job_views::find_payout(&mut conn, &intent).await?.ok_or(Refusal::NotFound)?;
-        if found.program_id != program.as_str() {
-            return Err(Refusal::NotFound);
-        }
-        intent
-    };
-    payouts::cancel(app, by, payout).await?;
-    let mut conn = app.db.read().await?;
-    Ok(job_views::find_payout(&mut conn, &intent).await?.ok_or(Refusal::NotFound)?.into())
 }

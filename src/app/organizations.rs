@@ -106,7 +106,7 @@ pub async fn list_projects(
 }
 
 /// The one provider that affiliates can be paid through by an account of theirs.
-const PAYOUT_PROVIDER: &str = "stripe";
+pub(super) const PAYOUT_PROVIDER: &str = "stripe";
 
 /// Sets the account that an organization is paid to. It must exist at the provider already; whether it
 /// can take money is asked before each payout, not here.

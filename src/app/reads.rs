@@ -11,7 +11,7 @@ use crate::{
     domain::{
         book::{Book, Sale},
         fact::{HintSource, ObjectRef, Subject},
-        ids::{CommissionId, ProgramId, SaleId},
+        ids::{CommissionId, PayoutId, ProgramId, SaleId},
         money::Currency,
         time::Timestamp,
     },
@@ -20,6 +20,7 @@ use crate::{
         findings::{self, Finding},
         inbox::{self, EventFilter, EventRow},
         sales,
+        settlement::{self, AttemptRow, ItemRow, PayoutRow},
         views::{self, BalanceRow, CommissionRow, ConversionRow},
     },
 };
@@ -79,6 +80,76 @@ pub async fn balances(
     let mut conn = of_program(app, by, program).await?;
     let after = after.map(|(enrollment, currency)| (enrollment.as_str(), currency.as_str()));
     Ok(views::list_balances(&mut conn, program, after, limit).await?)
+}
+
+/// Payouts of a program, newest first, before the given time and id.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for a program of another owner.
+pub async fn payouts(
+    app: &App,
+    by: &Principal,
+    program: &ProgramId,
+    before: Option<&(i64, String)>,
+    limit: i64,
+) -> Result<Vec<PayoutRow>, Refusal> {
+    let mut conn = of_program(app, by, program).await?;
+    let before = before.map(|(at, id)| (*at, id.as_str()));
+    Ok(settlement::list_payouts(&mut conn, program, before, limit).await?)
+}
+
+/// Calls of a payout that are shown with it: the last ones.
+const ATTEMPTS_SHOWN: i64 = 100;
+
+/// A payout with its first items and its last calls.
+#[derive(Debug)]
+pub struct PayoutShown {
+    /// The payout.
+    pub payout: PayoutRow,
+    /// What it is made of.
+    pub items: Vec<ItemRow>,
+    /// The calls that were made for it, in order.
+    pub attempts: Vec<AttemptRow>,
+}
+
+/// One payout of a program, with its first `items_max` items.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for a payout of another program or owner.
+pub async fn payout(
+    app: &App,
+    by: &Principal,
+    program: &ProgramId,
+    id: &PayoutId,
+    items_max: i64,
+) -> Result<PayoutShown, Refusal> {
+    let mut conn = of_program(app, by, program).await?;
+    let payout = payout_of(&mut conn, program, id).await?;
+    let items = settlement::list_items(&mut conn, id, None, items_max).await?;
+    let attempts = settlement::list_attempts(&mut conn, id, ATTEMPTS_SHOWN).await?;
+    Ok(PayoutShown { payout, items, attempts })
+}
+
+/// What a payout is made of, after the given lot.
+///
+/// # Errors
+/// As [`payout`].
+pub async fn payout_items(
+    app: &App,
+    by: &Principal,
+    program: &ProgramId,
+    id: &PayoutId,
+    after: Option<&str>,
+    limit: i64,
+) -> Result<Vec<ItemRow>, Refusal> {
+    let mut conn = of_program(app, by, program).await?;
+    payout_of(&mut conn, program, id).await?;
+    Ok(settlement::list_items(&mut conn, id, after, limit).await?)
+}
+
+async fn payout_of(conn: &mut Conn, program: &ProgramId, id: &PayoutId) -> Result<PayoutRow, Refusal> {
+    let found = settlement::find_payout(conn, id).await?;
+    found.filter(|payout| payout.program_id == program.as_str()).ok_or(Refusal::NotFound)
 }
 
 /// Stored events, newest first. They cross organizations, so only an operator's key reads them.

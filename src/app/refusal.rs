@@ -37,6 +37,14 @@ pub enum Refusal {
         /// What is there, and what would be possible.
         message: Cow<'static, str>,
     },
+    /// Not as things are now: it is switched off, or stopped.
+    #[error("{message}")]
+    Unavailable {
+        /// Upper-case code.
+        code: &'static str,
+        /// What would make it possible.
+        message: Cow<'static, str>,
+    },
     /// The database did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -60,6 +68,11 @@ impl Refusal {
         Self::Conflict { code, message: message.into() }
     }
 
+    /// It is switched off, or stopped.
+    pub(crate) fn unavailable(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::Unavailable { code, message: message.into() }
+    }
+
     /// A status cannot follow another.
     pub(crate) fn invalid_state(what: &str, from: &str, to: &str) -> Self {
         Self::conflict("INVALID_STATE", format!("{what} that is {from} cannot become {to}"))
@@ -68,7 +81,7 @@ impl Refusal {
     /// The upper-case code that callers branch on.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Invalid { code, .. } | Self::Conflict { code, .. } => code,
+            Self::Invalid { code, .. } | Self::Conflict { code, .. } | Self::Unavailable { code, .. } => code,
             Self::NotFound => "NOT_FOUND",
             Self::MissingScope(_) | Self::Forbidden(_) => "FORBIDDEN",
             Self::Store(error) if error.is_unavailable() || error.is_retryable() => "STORE_UNAVAILABLE",

@@ -168,14 +168,11 @@ async fn meet(
         IntentState::Open | IntentState::Unknown if object.matches => {
             payouts::succeed(tx, &mut scene, &object, &cause, now).await?;
         }
-        IntentState::Open | IntentState::Unknown => {
-            return contradiction(tx, &mut scene, news, Quarantine::Contradiction, now).await;
-        }
         IntentState::Succeeded if scene.stored.object_id.as_deref() == Some(&*news.transfer_id) => {}
         IntentState::Succeeded => {
             return contradiction(tx, &mut scene, news, Quarantine::Duplicate, now).await;
         }
-        IntentState::Failed | IntentState::Canceled => {
+        IntentState::Open | IntentState::Unknown | IntentState::Failed | IntentState::Canceled => {
             return contradiction(tx, &mut scene, news, Quarantine::Contradiction, now).await;
         }
     }

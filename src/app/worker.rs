@@ -2,7 +2,7 @@
 //!
 //! The poll is the truth and hints only shorten it. A step runs in a task of its own, so a panic ends
 //! that step and not the stage, and a stop is obeyed between two steps, never inside one. What a step
-//! does is the business of [`super::process`], [`super::release`] and [`super::refold`].
+//! does is the business of [`super::process`], [`super::release`], [`super::refold`] and [`super::settle`].
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::{App, dispatch::Dispatcher, instance, process, refold, release, transfers};
+use super::{App, dispatch::Dispatcher, instance, process, refold, release, settle, transfers};
 use crate::{
     clock::DisciplinedClock,
     domain::{intent::IntentKind, job::JobState},
@@ -46,6 +46,8 @@ impl Pace {
     }
 }
 
+/// How often the schedules are looked at. Periods are weeks and months; a few seconds are nobody's loss.
+const SETTLE_EVERY: Duration = Duration::from_secs(5);
 /// How often gauges are computed. They cost a few grouped counts.
 const GAUGES_EVERY: Duration = Duration::from_secs(15);
 /// How often the database's age is raised.
@@ -104,6 +106,16 @@ pub async fn run_beat(app: App, stop: CancellationToken) {
     run("beat", pace, &no_hint, &stop, || {
         let app = app.clone();
         async move { instance::beat(&app).await.map(|()| false) }
+    })
+    .await;
+}
+
+/// Settles what the schedules owe, and takes unfinished settlements further, until `stop`.
+pub async fn run_settle(app: App, stop: CancellationToken) {
+    let pace = Pace { poll: SETTLE_EVERY, ..PACE };
+    run("settle", pace, &Notify::new(), &stop, || {
+        let app = app.clone();
+        async move { Ok(settle::step_scheduled(&app).await? > 0) }
     })
     .await;
 }

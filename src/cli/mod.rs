@@ -15,10 +15,12 @@ mod keys;
 mod migrate;
 mod node;
 mod output;
+mod payouts;
 mod replay;
 mod run;
 mod sandbox;
 mod serve;
+mod settle;
 
 use std::path::PathBuf;
 
@@ -72,6 +74,11 @@ enum Command {
     Sandbox(sandbox::Args),
     /// Feed stored events through the same pipeline as webhooks
     Replay(replay::Args),
+    /// Show what is payable, and with --yes pay it
+    Settle(settle::Args),
+    /// Stop all payouts, or let them go on
+    #[command(subcommand)]
+    Payouts(payouts::Command),
     /// Look at stored events
     #[command(subcommand)]
     Events(events::Command),

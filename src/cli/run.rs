@@ -10,7 +10,8 @@ use clap::{CommandFactory as _, Parser as _};
 use super::{
     Cli, Command,
     context::{Context, UsageError},
-    demo, doctor, endpoints, events, explain, findings, jobs, keys, migrate, replay, sandbox, serve,
+    demo, doctor, endpoints, events, explain, findings, jobs, keys, migrate, payouts, replay, sandbox, serve,
+    settle,
 };
 use crate::{
     app::{Refusal, demo::DemoError, replay::ReplayError},
@@ -67,6 +68,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Demo(args) => demo::run(&global, &args).await,
         Command::Sandbox(args) => sandbox::run(&global, args).await,
         Command::Replay(args) => replay::run(&Context::load(&global)?, args).await,
+        Command::Settle(args) => settle::run(&Context::load(&global)?, args).await,
+        Command::Payouts(command) => payouts::run(&Context::load(&global)?, command).await,
         Command::Events(command) => events::run(&Context::load(&global)?, command).await,
         Command::Jobs(command) => jobs::run(&Context::load(&global)?, command).await,
         Command::Explain(args) => explain::run(&Context::load(&global)?, &args).await,

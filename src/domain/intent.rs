@@ -18,7 +18,7 @@ use super::{ids::IntentId, program::words, time::Timestamp};
 
 /// How long a key may be used from its first send, seconds. Stripe may forget a key after 24 hours and
 /// then executes it again; four hours are left for clocks, queues and calls under way
-/// (docs.stripe.com/api/idempotent_requests; `rulings.md` 16).
+/// (`docs.stripe.com/api/idempotent_requests`; `rulings.md` 16).
 pub const WINDOW_S: i64 = 20 * 3_600;
 
 /// How often a provider may repeat a stored server error before asking again is pointless.
@@ -302,11 +302,15 @@ impl Intent {
         let refusal_stands = replayed || !self.is_in_doubt();
         match verdict {
             Verdict::Executed => Outcome::Succeeded,
-            Verdict::NotSent | Verdict::TurnedAway | Verdict::Unauthorized => Outcome::Again,
             Verdict::InsufficientFunds if refusal_stands => Outcome::Wait(Waiting::Funds),
             Verdict::AccountNotReady if refusal_stands => Outcome::Wait(Waiting::Account),
             Verdict::Refused if refusal_stands => Outcome::Failed,
-            Verdict::InsufficientFunds | Verdict::AccountNotReady | Verdict::Refused => Outcome::Again,
+            Verdict::InsufficientFunds
+            | Verdict::AccountNotReady
+            | Verdict::Refused
+            | Verdict::NotSent
+            | Verdict::TurnedAway
+            | Verdict::Unauthorized => Outcome::Again,
             Verdict::Ambiguous | Verdict::KeyMisused | Verdict::Contradiction => {
                 self.fault().map_or(Outcome::Again, Outcome::Quarantined)
             }
@@ -328,12 +332,12 @@ impl Intent {
     }
 
     /// Whether it can still be given up: nothing was written down to be sent under the current key
-    /// (`rulings.md` 13). Earlier keys were closed with the proof that nothing was executed under them. An
-    /// intent that must be looked up first may have been executed by a database that is lost.
+    /// (`rulings.md` 13). Earlier keys were closed with the proof that nothing was executed under them.
+    /// Never so while a restored database may have forgotten a send: nothing found is no evidence for
+    /// giving up either.
     #[must_use]
     pub fn can_be_given_up(&self) -> bool {
-        let asked = !self.look_up_first || self.looked_up_at.is_some();
-        self.state == IntentState::Open && self.sends.is_empty() && asked
+        self.state == IntentState::Open && self.sends.is_empty() && !self.look_up_first
     }
 
     /// The idempotency key of a generation: of the intent and the generation alone, never of retries,

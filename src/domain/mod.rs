@@ -20,6 +20,7 @@ pub mod payout;
 pub mod program;
 pub mod retry;
 pub mod sale;
+pub mod schedule;
 pub mod terms;
 #[cfg(test)]
 mod testing;

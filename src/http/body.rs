@@ -20,12 +20,28 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        let bytes = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await.map_err(|_| {
-            let message = "the body is larger than 65536 bytes, or did not arrive whole";
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
-        })?;
-        read(&bytes).map(Self)
+        read(&bytes(request).await?).map(Self)
     }
+}
+
+/// A JSON document as the request body, or no body at all: then every field is at its default.
+#[derive(Debug)]
+pub struct OptionalBody<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        let bytes = bytes(request).await?;
+        if bytes.is_empty() { Ok(Self(T::default())) } else { read(&bytes).map(Self) }
+    }
+}
+
+async fn bytes(request: Request) -> Result<Bytes, ApiError> {
+    axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await.map_err(|_| {
+        let message = "the body is larger than 65536 bytes, or did not arrive whole";
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
+    })
 }
 
 fn read<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {

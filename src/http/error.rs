@@ -91,6 +91,7 @@ impl From<Refusal> for ApiError {
                 Self::new(StatusCode::FORBIDDEN, code, message)
             }
             Refusal::Conflict { .. } => Self::new(StatusCode::CONFLICT, code, message),
+            Refusal::Unavailable { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message),
             Refusal::Store(error) if error.is_unavailable() || error.is_retryable() => {
                 tracing::warn!(%error, "the store did not answer a request");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "the store cannot answer now").retry_after(1)

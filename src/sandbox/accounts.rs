@@ -121,7 +121,7 @@ pub(super) fn make(world: &mut World, call: &Call, draft: Draft) -> Value {
         "payouts_enabled": draft.is_onboarded,
         "requirements": requirements(disabled, &due),
         "settings": {
-            "bacs_debit_payments": { "display_name": null, "service_user_number": null },
+            "bacs_debit_payments": {},
             "branding": { "icon": null, "logo": null, "primary_color": null, "secondary_color": null },
             "card_issuing": { "tos_acceptance": { "date": null, "ip": null } },
             "card_payments": {

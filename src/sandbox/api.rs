@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    API_VERSION, accounts,
+    API_VERSION, accounts, auth,
     clock::SECOND_US,
     error::ApiError,
     faults::{self, Fault, Plan},
@@ -136,7 +136,7 @@ impl Exchange {
             form: &shown,
         };
         let plan = world.faults.plan(&seen);
-        let livemode = request.authorization.as_deref().and_then(livemode_of_key);
+        let livemode = request.authorization.as_deref().and_then(auth::livemode);
         let line = json!({
             "request_id": id,
             "method": request.method,
@@ -231,7 +231,7 @@ impl Exchange {
                 })
             }
             Fault::KeyInUse => Some(self.reply(world, &self.refusal(world, &keys::in_use()))),
-            Fault::Unauthorized => Some(self.reply(world, &self.refusal(world, &wrong_key()))),
+            Fault::Unauthorized => Some(self.reply(world, &self.refusal(world, &auth::wrong_key()))),
             Fault::Forbidden => {
                 let message = "The provided key does not have the required permissions for this endpoint.";
                 let error = ApiError::invalid(403, None, message);
@@ -249,7 +249,7 @@ impl Exchange {
     /// Checks everything that comes before an execution, in the provider's order. The key is taken
     /// afterwards.
     fn admit(&mut self, world: &mut World) -> Result<Admitted, ApiError> {
-        self.livemode = authenticate(world, self.request.authorization.as_deref())?;
+        self.livemode = auth::check(world, self.request.authorization.as_deref())?;
         let mut scope = Scope::platform(self.livemode);
         if let Some(account) = &self.request.stripe_account {
             accounts::check_access(world, account)?;
@@ -481,44 +481,4 @@ fn check_content_type(request: &Request) -> Result<(), ApiError> {
     }
     let message = "Request bodies must be sent as application/x-www-form-urlencoded.";
     Err(ApiError::invalid(400, None, message))
-}
-
-/// The secret key of `Authorization: Bearer` or `Basic`.
-fn key_of(authorization: &str) -> Option<String> {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    if let Some(key) = authorization.strip_prefix("Bearer ") {
-        return Some(key.trim().to_owned());
-    }
-    let decoded = STANDARD.decode(authorization.strip_prefix("Basic ")?.trim()).ok()?;
-    let text = String::from_utf8(decoded).ok()?;
-    Some(text.split(':').next().unwrap_or_default().to_owned())
-}
-
-fn livemode_of_key(authorization: &str) -> Option<bool> {
-    let key = key_of(authorization)?;
-    let is_of = |mode: &str| ["sk", "rk"].iter().any(|kind| key.starts_with(&format!("{kind}_{mode}_")));
-    if is_of("test") {
-        Some(false)
-    } else if is_of("live") {
-        Some(true)
-    } else {
-        None
-    }
-}
-
-/// The mode that the key is for.
-fn authenticate(world: &World, authorization: Option<&str>) -> Result<bool, ApiError> {
-    let Some(authorization) = authorization else {
-        let message = "You did not provide an API key.";
-        return Err(ApiError::invalid(401, None, message));
-    };
-    let livemode = livemode_of_key(authorization).ok_or_else(wrong_key)?;
-    let is_known = world.secret_keys.is_empty()
-        || key_of(authorization).is_some_and(|key| world.secret_keys.contains(&key));
-    if is_known { Ok(livemode) } else { Err(wrong_key()) }
-}
-
-/// The key itself is not repeated: it may be a good one, mistyped.
-fn wrong_key() -> ApiError {
-    ApiError::invalid(401, None, "Invalid API Key provided.")
 }

@@ -170,7 +170,7 @@ fn apply(world: &mut World, method: &str, path: &str, body: Value) -> Result<Val
         ("POST", ["payouts", id]) => {
             let PayoutStatus { status } = read(body)?;
             let (scope, payout) = find(world, "payout", id)?;
-            Ok(payouts::proceed(world, &scope, &payout, status.as_str()))
+            Ok(payouts::proceed(world, &scope, &payout, status))
         }
         ("POST", ["payment_intents", id]) => change_intent(world, id, &read(body)?),
         ("POST", ["refunds", id]) => {
@@ -389,28 +389,6 @@ fn change_balance(world: &mut World, change: &ChangeBalance) -> Result<Value, Co
     Ok(balance)
 }
 
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Status {
-    Pending,
-    InTransit,
-    Paid,
-    Failed,
-    Canceled,
-}
-
-impl Status {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::InTransit => "in_transit",
-            Self::Paid => "paid",
-            Self::Failed => "failed",
-            Self::Canceled => "canceled",
-        }
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NewPayout {
@@ -419,13 +397,13 @@ struct NewPayout {
     currency: String,
     #[serde(default)]
     livemode: bool,
-    status: Status,
+    status: payouts::Status,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PayoutStatus {
-    status: Status,
+    status: payouts::Status,
 }
 
 fn add_payout(world: &mut World, new: &NewPayout) -> Result<Value, ControlError> {
@@ -436,7 +414,7 @@ fn add_payout(world: &mut World, new: &NewPayout) -> Result<Value, ControlError>
         return Err(ControlError::bad("the amount must be positive"));
     }
     let scope = Scope::platform(new.livemode).of(&new.account);
-    Ok(payouts::make(world, &scope, new.amount, &new.currency, new.status.as_str()))
+    Ok(payouts::make(world, &scope, new.amount, &new.currency, new.status))
 }
 
 #[derive(Clone, Copy, Deserialize)]

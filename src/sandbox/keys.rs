@@ -65,11 +65,14 @@ impl Keys {
             let message = "The idempotency key is longer than 255 characters.";
             return Err(ApiError::idempotency(message));
         }
-        let retention_us = self.retention_us;
-        self.records.retain(|_, record| {
-            record.answer.is_none() || now_us.saturating_sub(record.first_used_us) < retention_us
-        });
-        match self.records.get(&(scope.clone(), key.to_owned())) {
+        let place = (scope.clone(), key.to_owned());
+        let is_over = |record: &Record| {
+            record.answer.is_some() && now_us.saturating_sub(record.first_used_us) >= self.retention_us
+        };
+        if self.records.get(&place).is_some_and(is_over) {
+            self.records.remove(&place);
+        }
+        match self.records.get(&place) {
             None => Ok(Seen::Never),
             Some(record) if record.fingerprint != fingerprint => Err(ApiError::idempotency(
                 "Keys for idempotent requests can only be used with the same parameters and path they were \

@@ -72,6 +72,7 @@
 
 mod accounts;
 mod api;
+mod auth;
 mod clock;
 mod control;
 mod error;
@@ -94,14 +95,15 @@ mod world;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io,
+    fmt, io,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 
 use self::{
     clock::Clock,
@@ -120,6 +122,9 @@ pub use self::{
 
 /// The version of events, and of answers to requests that name none.
 pub const API_VERSION: &str = "2026-07-29.dahlia";
+
+/// How long stopping waits for connections.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// The sandbox; see [`Sandbox::start`].
 #[derive(Clone, Copy, Debug)]
@@ -226,12 +231,18 @@ pub enum StartError {
 }
 
 /// A sandbox that answers. Dropping it leaves it running; [`Running::stop`] ends it.
-#[derive(Debug)]
 pub struct Running {
     /// The address it is bound to.
     pub address: SocketAddr,
     shared: Arc<Shared>,
     tasks: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Running {
+    /// Nothing of the state, which holds secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Sandbox {
@@ -349,11 +360,11 @@ impl Running {
         self.shared.with(|world| world.journal.lines().to_vec()).await
     }
 
-    /// Waits until that many requests hang at once.
+    /// Waits until exactly that many requests hang. One that hangs no more has its end in the journal.
     pub async fn until_hanging(&self, requests: usize) {
         let mut hanging = self.shared.hanging.subscribe();
         // The sender is ours, so it cannot be gone.
-        drop(hanging.wait_for(|count| *count >= requests).await);
+        drop(hanging.wait_for(|count| *count == requests).await);
     }
 
     /// Ends every request that hangs.
@@ -361,12 +372,15 @@ impl Running {
         drop(self.control("POST", "release", Value::Null).await);
     }
 
-    /// Stops: hanging requests end, others are finished, nothing more is delivered.
+    /// Stops: hanging requests end, others are finished, nothing more is delivered. A connection that
+    /// neither ends nor sends its request is cut after five seconds.
     pub async fn stop(self) {
         self.shared.stop.cancel();
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a task of the sandbox ended badly");
+        for mut task in self.tasks {
+            match timeout(STOP_WITHIN, &mut task).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "a task of the sandbox ended badly"),
+                Err(_) => task.abort(),
             }
         }
     }

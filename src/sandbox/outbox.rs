@@ -16,7 +16,7 @@ const PAUSES_S: [i64; 14] =
     [1, 5, 30, 120, 600, 3600, 7200, 14_400, 28_800, 28_800, 43_200, 43_200, 43_200, 43_200];
 
 /// Where webhooks go.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Endpoint {
     pub(super) url: String,
     pub(super) secret: String,
@@ -25,7 +25,7 @@ pub(super) struct Endpoint {
 }
 
 /// One event for one endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Delivery {
     /// Its place in the outbox.
     pub(super) number: usize,
@@ -51,7 +51,7 @@ pub(super) enum Attempt {
 }
 
 /// All deliveries.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Outbox {
     pub(super) endpoints: Vec<Endpoint>,
     deliveries: Vec<Delivery>,

@@ -2,12 +2,55 @@
 //!
 //! Source: docs.stripe.com/api/payouts.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::world::{Call, Movement, Scope, World, int, text};
 
-/// Makes a payout in the given status: `pending`, `in_transit`, `paid`, `failed` or `canceled`.
-pub(super) fn make(world: &mut World, scope: &Scope, amount: i64, currency: &str, status: &str) -> Value {
+/// How far a payout is. One that was paid can still fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Status {
+    Pending,
+    InTransit,
+    Paid,
+    Failed,
+    Canceled,
+}
+
+impl Status {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::InTransit => "in_transit",
+            Self::Paid => "paid",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+
+    /// What is told when a payout comes this far.
+    const fn event(self) -> &'static str {
+        match self {
+            Self::Pending | Self::InTransit => "payout.updated",
+            Self::Paid => "payout.paid",
+            Self::Failed => "payout.failed",
+            Self::Canceled => "payout.canceled",
+        }
+    }
+
+    /// The balance transaction that brings the money back.
+    const fn returns(self) -> Option<&'static str> {
+        match self {
+            Self::Failed => Some("payout_failure"),
+            Self::Canceled => Some("payout_cancel"),
+            Self::Pending | Self::InTransit | Self::Paid => None,
+        }
+    }
+}
+
+/// Makes a payout and brings it to the given status.
+pub(super) fn make(world: &mut World, scope: &Scope, amount: i64, currency: &str, status: Status) -> Value {
     let call = Call::internal(scope.clone());
     let id = world.id("po_");
     let movement =
@@ -45,17 +88,15 @@ pub(super) fn make(world: &mut World, scope: &Scope, amount: i64, currency: &str
     });
     world.create(&call, scope, "payout.created", body.clone());
     world.emit(&call, scope, "payout.created", &body, None);
-    if status == "pending" { body } else { proceed(world, scope, &body, status) }
+    if status == Status::Pending { body } else { proceed(world, scope, &body, status) }
 }
 
 /// Brings a payout to another status. The money comes back with one that fails or is canceled.
-pub(super) fn proceed(world: &mut World, scope: &Scope, payout: &Value, status: &str) -> Value {
+pub(super) fn proceed(world: &mut World, scope: &Scope, payout: &Value, status: Status) -> Value {
     let call = Call::internal(scope.clone());
     let id = text(payout, "id");
-    let is_over = |status: &str| ["failed", "canceled"].contains(&status);
-    let returned = is_over(status) && !is_over(text(payout, "status"));
-    let booked = returned.then(|| {
-        let kind = if status == "failed" { "payout_failure" } else { "payout_cancel" };
+    let is_returned = !payout["failure_balance_transaction"].is_null();
+    let booked = status.returns().filter(|_| !is_returned).map(|kind| {
         let movement = Movement {
             currency: text(payout, "currency"),
             amount: int(payout, "amount"),
@@ -66,22 +107,16 @@ pub(super) fn proceed(world: &mut World, scope: &Scope, payout: &Value, status: 
         };
         world.book(&call, scope, &movement)
     });
-    let event = match status {
-        "paid" => "payout.paid",
-        "failed" => "payout.failed",
-        "canceled" => "payout.canceled",
-        _ => "payout.updated",
-    };
-    let body = world.change(&call, scope, event, id, |body| {
-        body["status"] = json!(status);
+    let body = world.change(&call, scope, status.event(), id, |body| {
+        body["status"] = json!(status.as_str());
         if let Some(booked) = booked {
             body["failure_balance_transaction"] = json!(booked);
         }
-        if status == "failed" {
+        if status == Status::Failed {
             body["failure_code"] = json!("account_closed");
             body["failure_message"] = json!("The bank account has been closed");
         }
     });
-    world.emit(&call, scope, event, &body, Some(json!({ "status": payout["status"] })));
+    world.emit(&call, scope, status.event(), &body, Some(json!({ "status": payout["status"] })));
     body
 }

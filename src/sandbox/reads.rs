@@ -97,14 +97,13 @@ fn page(
             && object.created_us <= newest_us
             && is_in_time(object, call)
     };
-    let ids = |object: &Object| text(&object.body, "id").to_owned();
     let (objects, has_more) = match before {
         None => {
             // The cursor itself may be filtered out, so everything up to it is passed over first.
             let all = world.objects.newest(kind);
             let mut rest: Box<dyn Iterator<Item = &Object>> = match after {
                 None => Box::new(all),
-                Some(id) => Box::new(all.skip_while(move |object| ids(object) != id).skip(1)),
+                Some(id) => Box::new(all.skip_while(move |object| object.body["id"] != id).skip(1)),
             };
             let mut found: Vec<&Object> = rest.by_ref().filter(listed).take(limit + 1).collect();
             let has_more = found.len() > limit;
@@ -112,7 +111,7 @@ fn page(
             (found, has_more)
         }
         Some(id) => {
-            let newer = world.objects.newest(kind).take_while(|object| ids(object) != id);
+            let newer = world.objects.newest(kind).take_while(|object| object.body["id"] != id);
             let newer: Vec<&Object> = newer.filter(listed).collect();
             // The page that ends next to the cursor, still newest first.
             (newer[newer.len().saturating_sub(limit)..].to_vec(), newer.len() > limit)

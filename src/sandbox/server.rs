@@ -40,7 +40,6 @@ use super::{
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What all requests share.
-#[derive(Debug)]
 pub(super) struct Shared {
     world: Mutex<World>,
     /// Counts calls of `POST /_sandbox/release`.
@@ -50,6 +49,8 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     /// Something may have become due.
     pub(super) wake: Notify,
+    /// An attempt to deliver has ended.
+    pub(super) attempted: Notify,
     pub(super) client: reqwest::Client,
     pub(super) webhook_time: WebhookTime,
 }
@@ -62,6 +63,7 @@ impl Shared {
             hanging: watch::Sender::new(0),
             stop: CancellationToken::new(),
             wake: Notify::new(),
+            attempted: Notify::new(),
             client,
             webhook_time,
         }
@@ -83,15 +85,21 @@ impl Shared {
         work(&mut self.world.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits for the next release; `false` when the sandbox stops instead.
-    async fn released(&self) -> bool {
+    /// Waits for the next release; `false` when the sandbox stops instead. `hang` is told how it ended.
+    async fn released(&self, hang: Option<Hang>) -> bool {
         let mut releases = self.release.subscribe();
         // Only now is it counted: whoever releases after seeing the count releases this one.
         let _counted = Counted::new(&self.hanging);
-        tokio::select! {
+        // Dropped before the count goes down: who sees it go down finds the end in the journal.
+        let mut hang = hang;
+        let is_released = tokio::select! {
             changed = releases.changed() => changed.is_ok(),
             () = self.stop.cancelled() => false,
+        };
+        if let Some(hang) = &mut hang {
+            hang.how = if is_released { "released" } else { "shutdown" };
         }
+        is_released
     }
 }
 
@@ -125,12 +133,14 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) -> io::Res
 /// Delivers webhooks as they become due, until `stop`.
 pub(super) async fn deliver(shared: Arc<Shared>) {
     while !shared.stop.is_cancelled() {
-        webhooks::flush(&shared).await;
-        tokio::select! {
-            () = shared.wake.notified() => {}
-            () = sleep(LOOK_EVERY) => {}
-            () = shared.stop.cancelled() => {}
-        }
+        let round = async {
+            webhooks::flush(&shared).await;
+            tokio::select! {
+                () = shared.wake.notified() => {}
+                () = sleep(LOOK_EVERY) => {}
+            }
+        };
+        shared.stop.run_until_cancelled(round).await;
     }
 }
 
@@ -143,7 +153,9 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    // A value that is no text still counts: a key that is passed over would pay twice.
+    let text =
+        |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let request = Request {
         method: method.as_str().to_owned(),
         path: uri.path().to_owned(),
@@ -163,7 +175,7 @@ async fn answer(
             // A task of its own: the client may leave, and the execution happens all the same.
             let waiting = Arc::clone(&shared);
             let task = tokio::spawn(async move {
-                if !waiting.released().await {
+                if !waiting.released(None).await {
                     return None;
                 }
                 let reply = waiting.with(|world| api::finish(world, *held)).await;
@@ -186,11 +198,8 @@ async fn answer(
             respond(reply)
         }
         Ending::Hang => {
-            let mut hang =
-                Hang { shared: Arc::clone(&shared), request_id: reply.request_id, how: "client_left" };
-            let is_released = shared.released().await;
-            hang.how = if is_released { "released" } else { "shutdown" };
-            drop(hang);
+            let hang = Hang { shared: Arc::clone(&shared), request_id: reply.request_id, how: "client_left" };
+            shared.released(Some(hang)).await;
             reset(&wire, 0)
         }
     }
@@ -283,7 +292,13 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            // The limit was for an answer, and this is the next request.
+            self.wire.reset_after(Wire::UNLIMITED);
+        }
+        read
     }
 }
 

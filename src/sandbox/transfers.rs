@@ -213,7 +213,7 @@ pub(super) struct Reversal {
 
 /// Moves the money back and stores the reversal.
 pub(super) fn take_back(world: &mut World, call: &Call, transfer: &Value, reversal: Reversal) -> Value {
-    let scope = call.scope.above();
+    let scope = call.scope.clone();
     let id = world.id("trr_");
     let transfer_id = text(transfer, "id");
     let currency = text(transfer, "currency");

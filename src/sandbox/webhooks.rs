@@ -3,7 +3,7 @@
 //! Source: docs.stripe.com/webhooks/signature. The signing is written here once more, so that a mistake
 //! in the receiver's own arithmetic cannot agree with itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
@@ -44,23 +44,30 @@ pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
         .build()
 }
 
-/// Delivers everything that is due, and what comes due by that, until nothing is.
+/// Delivers everything that is due, and what comes due by that, until nothing is and nobody else is
+/// delivering either.
 pub(super) async fn flush(shared: &Arc<Shared>) -> Flushed {
     let mut total = Flushed::default();
     loop {
+        let mut attempted = pin!(shared.attempted.notified());
+        // From here on no end of an attempt is missed.
+        attempted.as_mut().enable();
         let due = shared.with(|world| {
             world.tick();
             let now_us = world.clock.now_us();
-            world.outbox.take_due(now_us)
+            let others = world.outbox.in_flight();
+            (world.outbox.take_due(now_us), others, world.outbox.waiting())
         });
-        let due = due.await;
-        if due.is_empty() {
-            break;
+        let (due, others, waiting) = due.await;
+        if !due.is_empty() {
+            deliver(shared, due, &mut total).await;
+        } else if others > 0 {
+            attempted.await;
+        } else {
+            total.waiting = waiting;
+            return total;
         }
-        deliver(shared, due, &mut total).await;
     }
-    total.waiting = shared.with(|world| world.outbox.waiting()).await;
-    total
 }
 
 /// Delivers what one request has caused.
@@ -77,7 +84,9 @@ async fn deliver(shared: &Arc<Shared>, deliveries: Vec<Delivery>, total: &mut Fl
             WebhookTime::Sandbox => sandbox_us,
         };
         let result = send(&shared.client, &delivery, at_us.div_euclid(SECOND_US)).await;
-        match shared.with(move |world| record(world, &delivery, &result)).await {
+        let attempt = shared.with(move |world| record(world, &delivery, &result)).await;
+        shared.attempted.notify_waiters();
+        match attempt {
             Attempt::Delivered => total.delivered += 1,
             Attempt::Failed => total.failed += 1,
             Attempt::GivenUp => total.given_up += 1,

@@ -184,8 +184,7 @@ pub(super) struct Late {
     pub(super) route: &'static super::api::Route,
 }
 
-/// The state.
-#[derive(Debug)]
+/// The state. It holds secrets, so it is never shown as a whole.
 pub(super) struct World {
     pub(super) clock: Clock,
     pub(super) rng: Rng,

@@ -15,6 +15,7 @@ pub mod endpoints;
 pub mod enrollments;
 mod error;
 pub mod findings;
+pub mod holds;
 pub mod inbox;
 pub mod instance;
 pub mod job_views;
@@ -28,6 +29,7 @@ pub mod refold;
 pub mod resolutions;
 mod row;
 pub mod sales;
+pub mod settlement;
 pub mod transfers;
 pub mod views;
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     Conn, Sql, StoreError, Tx,
-    sales::{corrupt, write_rows},
+    sales::{corrupt, id_list, write_rows},
 };
 use crate::{
     domain::{
@@ -438,6 +438,28 @@ pub async fn account_is_ready(
     Ok(joined.map(|state| {
         if charges { state.charges_enabled } else { state.transfers_active && state.payouts_enabled }
     }))
+}
+
+/// Which of these accounts can be paid, as far as the newest statement about each says. An account of which
+/// nothing was ever told is absent.
+pub async fn accounts_ready(
+    conn: &mut Conn,
+    realm: &Realm,
+    accounts: &[&str],
+) -> Result<BTreeMap<String, bool>, StoreError> {
+    const SQL: &str = "SELECT a.project_id, a.realm, a.account_id AS id, a.transfers_active,
+            a.payouts_enabled, a.charges_enabled, a.details_submitted, a.disabled_reason, a.gone, a.told_at_us
+        FROM provider_account a
+        WHERE a.account_id IN (SELECT value->>'id' FROM json_each($1))
+            AND (a.realm = $2 OR a.realm = $2 || '/' || a.account_id)";
+    let list = id_list(accounts.iter().copied());
+    let rows: Vec<Known<AccountState>> = conn.q(SQL).bind(list).bind(realm.as_str()).all().await?;
+    let mut states: BTreeMap<String, AccountState> = BTreeMap::new();
+    for Known { id, state, .. } in rows {
+        let joined = states.get(&id).map_or_else(|| state.clone(), |known| known.join(&state));
+        states.insert(id, joined);
+    }
+    Ok(states.into_iter().map(|(id, state)| (id, state.transfers_active && state.payouts_enabled)).collect())
 }
 
 async fn save_accounts(tx: &mut Tx, merged: &Merged<'_>) -> Result<(), StoreError> {

@@ -56,7 +56,9 @@ pub const fn driver(point: Failpoint) -> Driver {
         Failpoint::FailureBeforeCommit | Failpoint::FailureAfterCommit => Driver::Poison,
         Failpoint::DecideBeforeCommit | Failpoint::DecideAfterCommit => Driver::Decision,
         Failpoint::ReplayBeforeCommit | Failpoint::ReplayAfterCommit => Driver::Replay,
-        Failpoint::ClaimBeforeCommit
+        Failpoint::SettleBeforeCommit
+        | Failpoint::SettleAfterCommit
+        | Failpoint::ClaimBeforeCommit
         | Failpoint::ClaimAfterCommit
         | Failpoint::AttemptBeforeCommit
         | Failpoint::AttemptAfterCommit
@@ -67,7 +69,9 @@ pub const fn driver(point: Failpoint) -> Driver {
         | Failpoint::AdoptBeforeCommit
         | Failpoint::AdoptAfterCommit
         | Failpoint::CancelBeforeCommit
-        | Failpoint::CancelAfterCommit => Driver::Payouts,
+        | Failpoint::CancelAfterCommit
+        | Failpoint::ResolveBeforeCommit
+        | Failpoint::ResolveAfterCommit => Driver::Payouts,
     }
 }
 

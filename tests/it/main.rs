@@ -9,6 +9,7 @@ mod dispatching;
 mod doctor;
 mod layering;
 mod ledger_rules;
+mod paying;
 mod processing;
 mod receiving;
 mod refold;

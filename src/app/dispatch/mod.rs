@@ -13,7 +13,7 @@ mod lanes;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
@@ -617,7 +617,7 @@ impl Dispatcher {
     async fn call(&self, op: &'static str, stored: &StoredIntent, request: &ApiRequest) -> Reply {
         let Some(transport) = &self.transport else { return Reply::NotSent };
         failpoint::reach(Failpoint::CallBefore);
-        let started = Instant::now();
+        let started = tokio::time::Instant::now();
         let reply = transport.call(request, &stored.api_version, self.app.config.stripe.timeout).await;
         failpoint::reach(Failpoint::CallAfter);
         let outcome = match &reply {

@@ -1,5 +1,4 @@
-//! `/v1/admin/jobs`: the work on payouts and charges as operators see it, and what they can do about it;
-//! and the one thing that the owner of a payout can do about it, which is to give it up.
+//! `/v1/admin/jobs`: the work on payouts and charges as operators see it, and what they can do about it.
 
 use axum::{
     Json, Router,
@@ -14,14 +13,10 @@ use super::{Answer, Data, books::refuse, ok};
 use crate::{
     app::{
         App,
-        jobs::{self, Claim, JobDetails, JobView, PayoutView, Resolution},
+        jobs::{self, Claim, JobDetails, JobView, Resolution},
         keys::Principal,
     },
-    domain::{
-        ids::{JobId, PayoutId, ProgramId},
-        intent::IntentKind,
-        job::JobState,
-    },
+    domain::{ids::JobId, intent::IntentKind, job::JobState},
     http::{
         body::Body,
         error::ApiError,
@@ -37,7 +32,6 @@ pub(super) fn router() -> Router<App> {
         .route("/v1/admin/jobs/{id}", get(show))
         .route("/v1/admin/jobs/{id}/retry", post(retry))
         .route("/v1/admin/jobs/{id}/resolve", post(resolve))
-        .route("/v1/admin/affiliate/programs/{program_id}/payouts/{payout_id}/cancel", post(cancel))
 }
 
 #[derive(Deserialize)]
@@ -113,12 +107,4 @@ async fn resolve(
     let resolution =
         Resolution { claim, evidence: request.evidence, approver: SecretString::from(request.approver) };
     ok(jobs::resolve(&app, &by, &id, &resolution).await?)
-}
-
-async fn cancel(
-    State(app): State<App>,
-    by: Principal,
-    Named((program, payout)): Named<(ProgramId, PayoutId)>,
-) -> Answer<Data<PayoutView>> {
-    ok(jobs::cancel_payout(&app, &by, &program, &payout).await?)
 }

@@ -8,6 +8,7 @@ mod jobs;
 mod keys;
 mod operations;
 mod organizations;
+mod payouts;
 mod programs;
 mod projects;
 
@@ -27,6 +28,7 @@ pub fn router() -> Router<App> {
         .merge(programs::router())
         .merge(enrollments::router())
         .merge(books::router())
+        .merge(payouts::router())
         .merge(operations::router())
         .merge(jobs::router())
 }

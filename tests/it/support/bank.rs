@@ -1,8 +1,11 @@
 //! A shop that pays: its node, a dispatcher, and the provider sandbox in the same process, with one time
 //! for both that only the test moves.
 
+use std::{collections::BTreeSet, sync::Mutex};
+
 use remit::{
-    app::dispatch::Dispatcher,
+    app::{Refusal, dispatch::Dispatcher, keys::Principal, payouts, settle},
+    domain::ids::{PayoutId, ProgramId},
     sandbox::{Delivery, Options, Running, Sandbox},
     store::Db,
     transport::Transport,
@@ -12,7 +15,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     node::Node,
-    shop::{PAID_AT_S, Shop},
+    program::Owner,
+    shop::{self, PAID_AT_S, Shop},
 };
 
 /// The platform's key at the sandbox.
@@ -26,7 +30,7 @@ pub struct Bank {
     pub sandbox: Running,
     /// Makes the calls.
     pub dispatcher: Dispatcher,
-    told: std::sync::Mutex<std::collections::BTreeSet<String>>,
+    told: Mutex<BTreeSet<String>>,
 }
 
 impl Bank {
@@ -37,6 +41,15 @@ impl Bank {
 
     /// The same with further settings.
     pub async fn open_with(db: &Db, settings: &[(&str, &str)]) -> Self {
+        Self::build(db, "shop", settings).await
+    }
+
+    /// One of several shops in one database, each with a provider of its own.
+    pub async fn open_named(db: &Db, name: &str) -> Self {
+        Self::build(db, name, &[]).await
+    }
+
+    async fn build(db: &Db, name: &str, settings: &[(&str, &str)]) -> Self {
         let options = Options {
             delivery: Delivery::OnFlush,
             frozen: true,
@@ -59,7 +72,7 @@ impl Bank {
         all.extend_from_slice(settings);
         let node = Node::with_settings(db.clone(), 16, &all);
         let dispatcher = Self::dispatcher_of(&node);
-        let shop = Shop::open_on(node, db, &json!({})).await;
+        let shop = Shop::open_on(node, db, name, &json!({})).await;
         let mut tx = db.begin().await.unwrap();
         tx.q("UPDATE program SET min_payout = '{\"usd\":0,\"eur\":0}'").exec().await.unwrap();
         for affiliate in ["ada", "bob"] {
@@ -72,7 +85,7 @@ impl Bank {
                 .unwrap();
         }
         tx.commit().await.unwrap();
-        Self { shop, sandbox, dispatcher, told: std::sync::Mutex::default() }
+        Self { shop, sandbox, dispatcher, told: Mutex::default() }
     }
 
     /// A dispatcher of its own for a node, as another process would have.
@@ -102,23 +115,11 @@ impl Bank {
 
     /// Delivers every event of the provider's that was not delivered yet, and processes it.
     pub async fn tell(&self) {
-        let events = self.get("/v1/events?limit=100").await;
-        let mut bodies = Vec::new();
-        for event in events["data"].as_array().unwrap().iter().rev() {
-            if self.told.lock().unwrap().insert(event["id"].as_str().unwrap().to_owned()) {
-                bodies.push(event.to_string().into_bytes());
-            }
-        }
+        let bodies = self.untold("/v1/events?limit=100", None, None).await;
         if !bodies.is_empty() {
             self.shop.node.receive_all("proj_default", "ep_default_stripe", "stripe", bodies).await;
         }
         self.shop.node.process_all().await;
-    }
-
-    /// Reads from the provider as its owner would.
-    pub async fn get(&self, path: &str) -> Value {
-        let url = format!("{}{path}", self.sandbox.url());
-        reqwest::Client::new().get(url).bearer_auth(KEY).send().await.unwrap().json().await.unwrap()
     }
 
     /// Asks the provider for something as its owner would, with a form body.
@@ -147,6 +148,159 @@ impl Bank {
     pub async fn texts(&self, sql: &'static str) -> Vec<String> {
         let mut conn = self.shop.node.app.db.read().await.unwrap();
         conn.q(sql).scalars().await.unwrap()
+    }
+
+    /// Changes something that a caller would change by other routes.
+    pub async fn change(&self, sql: &'static str) {
+        let mut tx = self.shop.node.app.db.begin().await.unwrap();
+        tx.q(sql).exec().await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    async fn of_program(&self, sql: &'static str) -> Vec<String> {
+        let mut conn = self.shop.node.app.db.read().await.unwrap();
+        conn.q(sql).bind(self.program()).scalars().await.unwrap()
+    }
+
+    fn program(&self) -> String {
+        self.shop.owner.id("prog_", "fifth")
+    }
+
+    /// The states of the shop's payouts.
+    pub async fn payouts(&self) -> Vec<String> {
+        self.of_program("SELECT state FROM payout WHERE program_id = $1 ORDER BY created_at_us, id").await
+    }
+
+    /// Why they are in their states.
+    pub async fn reasons(&self) -> Vec<String> {
+        self.of_program("SELECT reason FROM payout WHERE program_id = $1 AND reason IS NOT NULL ORDER BY id")
+            .await
+    }
+
+    /// The states of their jobs.
+    pub async fn jobs(&self) -> Vec<String> {
+        self.of_program(
+            "SELECT j.state FROM job j JOIN intent i ON i.id = j.intent_id JOIN payout p ON p.id = i.payout_id
+             WHERE p.program_id = $1 ORDER BY p.created_at_us, p.id",
+        )
+        .await
+    }
+
+    /// The states that the shop's commissions are in.
+    pub async fn commissions(&self) -> Vec<String> {
+        self.of_program("SELECT DISTINCT state FROM commission WHERE program_id = $1 ORDER BY state").await
+    }
+
+    /// The keys under which transfers were sent.
+    pub async fn keys(&self) -> BTreeSet<String> {
+        let sent = self.requests("POST", "/v1/transfers").await;
+        sent.iter().map(|line| line["idempotency_key"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// An affiliate's balance in USD: held, payable, in transit, paid.
+    pub async fn assert_balance(&self, affiliate: &str, expected: [i64; 4]) {
+        const SQL: &str = "SELECT account, credit_minor - debit_minor FROM balance
+            WHERE owner_id = $1 AND currency = 'usd'";
+        let mut conn = self.shop.node.app.db.read().await.unwrap();
+        let rows: Vec<(String, i64)> = conn.q(SQL).bind(self.shop.enrollment(affiliate)).all().await.unwrap();
+        let found = ["held", "payable", "in_transit", "paid"]
+            .map(|account| rows.iter().find(|row| row.0 == account).map_or(0, |row| row.1));
+        assert_eq!(found, expected, "{affiliate}: held, payable, in transit, paid");
+    }
+
+    /// Lets what is due be released.
+    pub async fn pass_time(&self) {
+        let now = self.shop.node.app.now();
+        self.shop.node.pass_time(now).await;
+    }
+
+    /// Settles the shop's program now. Returns who was skipped, and why.
+    pub async fn settle(&self) -> Vec<(String, String)> {
+        let request =
+            settle::Request { program: ProgramId::parse(&self.program()).unwrap(), as_of: None, key: None };
+        let settled = settle::run(&self.shop.node.app, &Principal::console(), &request).await.unwrap();
+        let prefix = self.shop.owner.id("par_", "");
+        let name = |id: &str| id.strip_prefix(&prefix).unwrap().to_owned();
+        settled
+            .skipped
+            .iter()
+            .map(|line| (name(line.enrollment_id.as_str()), line.reason.as_str().to_owned()))
+            .collect()
+    }
+
+    /// Gives up the payout that was made last.
+    pub async fn cancel(&self) -> Result<(), Refusal> {
+        let ids = self
+            .of_program("SELECT id FROM payout WHERE program_id = $1 ORDER BY created_at_us DESC, id LIMIT 1")
+            .await;
+        let id = PayoutId::parse(&ids[0]).unwrap();
+        payouts::cancel(&self.shop.node.app, &Principal::console(), &id).await
+    }
+
+    /// `refunded` of a sale of `amount` is given back.
+    pub async fn refund(&self, sale: &str, amount: i64, refunded: i64) {
+        assert!(refunded <= amount);
+        self.shop.tell_and_process(&[shop::refund(&format!("{sale}_{refunded}"), sale, refunded)]).await;
+    }
+
+    /// The buyer's bank asks for all of a sale of `amount`.
+    pub async fn dispute(&self, sale: &str, amount: i64) {
+        let object = json!({
+            "id": format!("dp_{sale}"), "charge": format!("ch_{sale}"), "amount": amount, "currency": "usd",
+            "status": "needs_response", "balance_transactions": [],
+        });
+        let event = shop::stripe(&format!("dp_{sale}"), "charge.dispute.created", &object);
+        self.shop.tell_and_process(&[event]).await;
+    }
+
+    /// The provider takes part of the only transfer back.
+    pub async fn reverse(&self, amount: &str) {
+        let made = self.effects("transfer.created").await;
+        let id = made.last().unwrap()["id"].as_str().unwrap();
+        let done = self.post(&format!("/v1/transfers/{id}/reversals"), &[("amount", amount)]).await;
+        assert_eq!(done["object"], "transfer_reversal", "{done}");
+    }
+
+    /// Delivers the events of one type that were not delivered yet.
+    pub async fn tell_only(&self, event_type: &str) {
+        let bodies = self.untold("/v1/events?limit=100", None, Some(event_type)).await;
+        self.shop.node.receive_all("proj_default", "ep_default_stripe", "stripe", bodies).await;
+        self.shop.node.process_all().await;
+    }
+
+    /// Delivers the events of a connected account.
+    pub async fn tell_account(&self, account: &str) {
+        let bodies = self.untold("/v1/events?limit=100", Some(account), None).await;
+        self.shop.node.receive_all("proj_default", "ep_default_stripe", "stripe", bodies).await;
+        self.shop.node.process_all().await;
+    }
+
+    /// Delivers what the platform's provider told as if an endpoint of another owner's project had.
+    pub async fn tell_from_a_stranger(&self) {
+        let db = &self.shop.node.app.db;
+        let stranger = Owner::create(db, "stranger").await;
+        let bodies = self.untold("/v1/events?limit=100", None, None).await;
+        let node = &self.shop.node;
+        node.receive_all(&stranger.project(), &stranger.endpoint("a"), "stripe", bodies).await;
+        node.process_all().await;
+    }
+
+    async fn untold(&self, path: &str, account: Option<&str>, event_type: Option<&str>) -> Vec<Vec<u8>> {
+        let url = format!("{}{path}", self.sandbox.url());
+        let mut request = reqwest::Client::new().get(url).bearer_auth(KEY);
+        if let Some(account) = account {
+            request = request.header("Stripe-Account", account);
+        }
+        let events: Value = request.send().await.unwrap().json().await.unwrap();
+        let mut bodies = Vec::new();
+        for event in events["data"].as_array().unwrap().iter().rev() {
+            let wanted = event_type.is_none_or(|wanted| event["type"] == wanted);
+            let id = event["id"].as_str().unwrap();
+            if wanted && self.told.lock().unwrap().insert(id.to_owned()) {
+                bodies.push(event.to_string().into_bytes());
+            }
+        }
+        bodies
     }
 
     /// The open findings' kinds, sorted.

@@ -37,9 +37,9 @@ const RULES: &[(&str, &str)] = &[
          ON l.commission_id = c.id WHERE c.released_minor <> COALESCE(l.amount, 0)",
     ),
     (
-        "the lots of an affiliate are the payable balance",
+        "the unclaimed lots of an affiliate are the payable balance",
         "SELECT b.owner_id FROM balance b LEFT JOIN (
-             SELECT enrollment_id, currency, SUM(amount_minor) AS amount FROM lot
+             SELECT enrollment_id, currency, SUM(amount_minor) AS amount FROM lot WHERE payout_id IS NULL
              GROUP BY enrollment_id, currency) l
          ON l.enrollment_id = b.owner_id AND l.currency = b.currency
          WHERE b.account = 'payable' AND b.credit_minor - b.debit_minor <> COALESCE(l.amount, 0)",

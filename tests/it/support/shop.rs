@@ -40,11 +40,11 @@ impl Shop {
 
     /// A shop whose terms differ in the fields of `terms`.
     pub async fn open_with(db: &Db, batch_events: usize, terms: &Value) -> Self {
-        Self::open_on(Node::new(db.clone(), batch_events), db, terms).await
+        Self::open_on(Node::new(db.clone(), batch_events), db, "shop", terms).await
     }
 
     /// A shop on a node of the caller's.
-    pub async fn open_on(node: Node, db: &Db, terms: &Value) -> Self {
+    pub async fn open_on(node: Node, db: &Db, name: &str, terms: &Value) -> Self {
         let mut all = json!({
             "commission": { "type": "percentage", "bps": 2000 },
             "commission_base": "gross",
@@ -55,7 +55,7 @@ impl Shop {
         for (field, value) in terms.as_object().unwrap() {
             all[field] = value.clone();
         }
-        let owner = Owner::create(db, "shop").await;
+        let owner = Owner::create(db, name).await;
         owner.create_program(db, "fifth", &all.to_string()).await;
         for affiliate in ["ada", "bob"] {
             owner.enroll(db, "fifth", affiliate, affiliate, &format!("{affiliate}@example.com")).await;
