@@ -200,6 +200,7 @@ CREATE TABLE job (
 );
 CREATE INDEX job_due ON job (next_attempt_at_us, id) WHERE next_attempt_at_us IS NOT NULL;
 CREATE INDEX job_by_state ON job (state, id);
+CREATE INDEX job_by_time ON job (created_at_us, id);
 CREATE INDEX job_waiting ON job (reason, lane) WHERE state = 'parked';
 
 -- How people ended a doubt.

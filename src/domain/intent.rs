@@ -30,6 +30,11 @@ pub const LOOK_UP_FOR_S: i64 = 30 * 86_400;
 /// How often an intent that is set apart is looked up at least, seconds.
 pub const LOOK_UP_EVERY_S: i64 = 86_400;
 
+/// How long after a restore an intent that is made may be one that the lost database had made too, seconds:
+/// with the same id, hence the same key, which may be too old to protect. As long as an operator may take to
+/// settle what was lost.
+pub const MADE_AGAIN_S: i64 = 30 * 86_400;
+
 words! {
     /// What money an intent moves.
     IntentKind {

@@ -10,11 +10,13 @@ mod dispatching;
 mod doctor;
 mod layering;
 mod ledger_rules;
+mod operators;
 mod paying;
 mod payouts_api;
 mod processing;
 mod receiving;
 mod refold;
+mod restoring;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;

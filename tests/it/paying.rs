@@ -11,7 +11,7 @@ use super::support::{
 };
 
 /// A sale of `amount` by the affiliate's code, a fifth of which is payable.
-async fn earn(bank: &Bank, affiliate: &str, id: &str, amount: i64) {
+pub(super) async fn earn(bank: &Bank, affiliate: &str, id: &str, amount: i64) {
     let mut sale = charge(id, amount, None);
     sale["data"]["object"]["metadata"] = json!({ "referral_code": affiliate });
     bank.shop.tell_and_process(&[sale]).await;
@@ -19,12 +19,12 @@ async fn earn(bank: &Bank, affiliate: &str, id: &str, amount: i64) {
     bank.pass_time().await;
 }
 
-async fn fault(bank: &Bank, matching: Value, times: u32, fault: Value) {
+pub(super) async fn fault(bank: &Bank, matching: Value, times: u32, fault: Value) {
     let rule = json!({ "match": matching, "times": times, "fault": fault });
     bank.sandbox.fault(rule).await.unwrap();
 }
 
-fn sends() -> Value {
+pub(super) fn sends() -> Value {
     json!({ "method": "POST", "path_prefix": "/v1/transfers" })
 }
 
