@@ -18,6 +18,7 @@ mod refold;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;
+mod settlement_runs;
 mod settling;
 mod store_contract;
 mod support;
