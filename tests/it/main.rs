@@ -20,6 +20,7 @@ mod restoring;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;
+mod settlement_runs;
 mod settling;
 mod store_contract;
 mod support;

@@ -5,16 +5,16 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use remit::{
     app::{
-        App, holds,
+        holds,
         keys::Principal,
         payouts,
-        settle::{self, Progress, Request, Settlement},
+        settle::{self, Request},
     },
     domain::{
-        ids::{EnrollmentId, PayoutId, ProgramId, RunId},
+        ids::{IntentId, PayoutId, RunId},
         time::Timestamp,
     },
-    store::{Db, DbOptions},
+    store::DbOptions,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -23,153 +23,9 @@ use super::support::{
     TestDb, books,
     node::Node,
     on_each_engine,
-    shop::{GRACE_S, PAID_AT_S, Shop, charge, refund},
+    shop::{PAID_AT_S, refund},
+    till::{Till, line, paid, passed, sale, skip},
 };
-
-/// A shop that may pay: minimums of 0 in dollars and euros, no fee, accounts for ada and bob.
-struct Till {
-    shop: Shop,
-}
-
-impl Till {
-    async fn open(db: &TestDb) -> Self {
-        Self::open_with(db, &json!({}), &[("REMIT_PAYOUTS__LIVE", "true")]).await
-    }
-
-    async fn open_with(db: &TestDb, terms: &Value, settings: &[(&str, &str)]) -> Self {
-        let node = Node::with_settings(db.db.clone(), 512, settings);
-        let till = Self { shop: Shop::open_on(node, &db.db, "shop", terms).await };
-        till.change("UPDATE program SET min_payout = '{\"usd\":0,\"eur\":0}'").await;
-        for affiliate in ["ada", "bob"] {
-            till.name_account(affiliate).await;
-        }
-        till
-    }
-
-    async fn name_account(&self, affiliate: &str) {
-        const SQL: &str = "INSERT INTO payout_account (organization_id, provider, account_id, created_at_us)
-            VALUES ($1, 'stripe', $2, 0)";
-        let mut tx = self.db().begin().await.unwrap();
-        let organization = self.shop.owner.id("org_", affiliate);
-        tx.q(SQL).bind(organization).bind(format!("acct_{affiliate}")).exec().await.unwrap();
-        tx.commit().await.unwrap();
-    }
-
-    fn app(&self) -> &App {
-        &self.shop.node.app
-    }
-
-    fn db(&self) -> &Db {
-        &self.app().db
-    }
-
-    fn program(&self) -> ProgramId {
-        ProgramId::parse(&self.shop.owner.id("prog_", "fifth")).unwrap()
-    }
-
-    fn enrollment(&self, affiliate: &str) -> EnrollmentId {
-        EnrollmentId::parse(&self.shop.enrollment(affiliate)).unwrap()
-    }
-
-    async fn change(&self, sql: &'static str) {
-        let mut tx = self.db().begin().await.unwrap();
-        assert!(tx.q(sql).exec().await.unwrap() > 0, "{sql}");
-        tx.commit().await.unwrap();
-    }
-
-    async fn texts(&self, sql: &'static str) -> Vec<String> {
-        self.db().read().await.unwrap().q(sql).scalars().await.unwrap()
-    }
-
-    async fn number(&self, sql: &'static str) -> i64 {
-        self.db().read().await.unwrap().q(sql).scalar().await.unwrap().unwrap()
-    }
-
-    /// Sales by the affiliates' codes, each payable at once; a fifth of each is earned.
-    async fn earn(&self, sales: &[(&str, &str, i64, &str)]) {
-        let events: Vec<Value> =
-            sales.iter().map(|(who, id, amount, currency)| sale(who, id, *amount, currency)).collect();
-        self.shop.tell_and_process(&events).await;
-        let now = self.shop.node.app.now().plus_secs(GRACE_S + 1);
-        self.shop.node.pass_time(now).await;
-    }
-
-    fn request(&self) -> Request {
-        Request { program: self.program(), as_of: None, key: None }
-    }
-
-    async fn settle(&self) -> Settlement {
-        settle::run(self.app(), &Principal::console(), &self.request()).await.unwrap()
-    }
-
-    async fn plan(&self) -> Settlement {
-        settle::plan(self.app(), &Principal::console(), &self.program(), None).await.unwrap()
-    }
-
-    /// Held, payable, in transit and paid, in dollars.
-    async fn balance(&self, affiliate: &str) -> [i64; 4] {
-        const SQL: &str = "SELECT account, credit_minor - debit_minor FROM balance
-            WHERE owner_id = $1 AND currency = 'usd'";
-        let mut conn = self.db().read().await.unwrap();
-        let rows: Vec<(String, i64)> = conn.q(SQL).bind(self.shop.enrollment(affiliate)).all().await.unwrap();
-        ["held", "payable", "in_transit", "paid"]
-            .map(|name| rows.iter().find(|(account, _)| account == name).map_or(0, |(_, amount)| *amount))
-    }
-}
-
-fn sale(affiliate: &str, id: &str, amount: i64, currency: &str) -> Value {
-    let mut event = charge(id, amount, None);
-    event["data"]["object"]["metadata"] = json!({ "referral_code": affiliate });
-    event["data"]["object"]["currency"] = json!(currency);
-    event
-}
-
-/// The payouts: whose, currency, due, fee and sent.
-fn paid(settlement: &Settlement) -> Vec<(&str, String, i64, i64, i64)> {
-    let line = |line: &'_ settle::PaidLine| {
-        (line.currency.to_string(), line.split.due, line.split.fee, line.split.send)
-    };
-    settlement
-        .payouts
-        .iter()
-        .map(|one| {
-            let (currency, due, fee, send) = line(one);
-            (short(one.enrollment_id.as_str()), currency, due, fee, send)
-        })
-        .collect()
-}
-
-/// Who was passed over: currency, amount and reason.
-fn passed(settlement: &Settlement) -> Vec<(&str, String, i64, &'static str)> {
-    settlement
-        .skipped
-        .iter()
-        .map(|one| {
-            (short(one.enrollment_id.as_str()), one.currency.to_string(), one.due, one.reason.as_str())
-        })
-        .collect()
-}
-
-fn short(enrollment: &str) -> &str {
-    enrollment.rsplit('-').next().unwrap()
-}
-
-fn line<'a>(who: &'a str, currency: &str, due: i64, fee: i64) -> (&'a str, String, i64, i64, i64) {
-    (who, currency.to_owned(), due, fee, due - fee)
-}
-
-fn skip<'a>(
-    who: &'a str,
-    currency: &str,
-    due: i64,
-    why: &'static str,
-) -> (&'a str, String, i64, &'static str) {
-    (who, currency.to_owned(), due, why)
-}
-
-fn at(text: &str) -> Timestamp {
-    Timestamp::parse_rfc3339(text).unwrap()
-}
 
 on_each_engine! {
     async fn each_currency_has_its_own_minimum_and_meeting_it_pays(db: TestDb) {
@@ -354,7 +210,7 @@ on_each_engine! {
         assert_eq!(settlement.run_id, Some(run.clone()));
         let payout = PayoutId::derived(&[run.as_str(), till.enrollment("ada").as_str(), "usd"]);
         assert_eq!(settlement.payouts[0].id, Some(payout.clone()));
-        let intent = remit::domain::ids::IntentId::derived(&["payout", payout.as_str()]);
+        let intent = IntentId::derived(&["payout", payout.as_str()]);
         assert_eq!(till.texts("SELECT id FROM intent").await, [intent.to_string()]);
         assert_eq!(
             till.texts("SELECT idempotency_key FROM generation").await,
@@ -448,186 +304,6 @@ on_each_engine! {
         books::assert_they_add_up(&db.db).await;
     }
 
-    async fn a_run_that_ended_in_the_middle_is_taken_further_from_there(db: TestDb) {
-        let till = Till::open(&db).await;
-        let names = many(&till, 520).await;
-        let sales: Vec<(&str, &str, i64, &str)> =
-            names.iter().map(|name| (name.as_str(), name.as_str(), 1_000, "usd")).collect();
-        till.earn(&sales).await;
-        let request = Request { key: Some("march".to_owned()), ..till.request() };
-        let run = begin(&till, &request).await;
-
-        assert_eq!(settle::step(till.app(), &run).await.unwrap(), Progress::More);
-        let chunk = till.number("SELECT COUNT(*) FROM payout").await;
-        assert!((1..=500).contains(&chunk), "{chunk}");
-        books::assert_they_add_up(&db.db).await;
-        // The process died here. Another node finds the run, and so does the same request.
-        let second = Node::with_settings(db.db.clone(), 16, &[("REMIT_PAYOUTS__LIVE", "true")]);
-        second.clock.set(till.app().now());
-        let mut steps = 0;
-        while settle::step_scheduled(&second.app).await.unwrap() > 0 {
-            steps += 1;
-            assert!(steps < 50);
-            let chunks = till.number("SELECT MAX(payouts) FROM (SELECT COUNT(*) AS payouts FROM payout
-                GROUP BY run_id) AS r").await;
-            assert!(chunks <= 520);
-        }
-        assert_eq!(till.texts("SELECT state FROM payout_run").await, ["completed"]);
-        let answer = settle::run(till.app(), &Principal::console(), &request).await.unwrap();
-        let payees: BTreeSet<&EnrollmentId> = answer.payouts.iter().map(|line| &line.enrollment_id).collect();
-        assert_eq!((answer.payouts.len(), payees.len()), (520, 520));
-        assert_eq!(till.number("SELECT CAST(SUM(due_minor) AS BIGINT) FROM payout").await, 520 * 200);
-        books::assert_they_add_up(&db.db).await;
-    }
-
-    async fn a_chunk_takes_few_lots_and_the_first_enrollment_whole(db: TestDb) {
-        let till = Till::open(&db).await;
-        let names = many(&till, 12).await;
-        let bound = if db.db.engine().has_one_writer() { 250 } else { 2_000 };
-        // One alone has more lots than a chunk takes; the others have few.
-        let big: Vec<String> = (0..bound + 10).map(|number| format!("big{number}")).collect();
-        let mut sales: Vec<(&str, &str, i64, &str)> =
-            big.iter().map(|id| (names[0].as_str(), id.as_str(), 10, "usd")).collect();
-        sales.extend(names.iter().map(|name| (name.as_str(), name.as_str(), 1_000, "usd")));
-        till.earn(&sales).await;
-        let run = begin(&till, &till.request()).await;
-        let mut lots_before = 0;
-        loop {
-            let progress = settle::step(till.app(), &run).await.unwrap();
-            let lots = till.number("SELECT COUNT(*) FROM payout_item").await;
-            let payouts = till.number("SELECT COUNT(*) FROM payout").await;
-            let taken = lots - lots_before;
-            assert!(taken <= bound || payouts == 1, "{taken} lots in a chunk");
-            lots_before = lots;
-            if progress == Progress::Completed {
-                break;
-            }
-        }
-        assert_eq!(lots_before, bound + 10 + 12);
-        assert_eq!(till.number("SELECT COUNT(*) FROM payout").await, 12);
-        books::assert_they_add_up(&db.db).await;
-    }
-
-    async fn a_period_is_settled_once_however_many_were_missed(db: TestDb) {
-        let till = Till::open(&db).await;
-        till.change("UPDATE program SET payout_schedule = 'weekly', created_at_us = 1767225600000000").await;
-        till.earn(&[("ada", "a", 1_000, "usd"), ("bob", "b", 1_000, "eur")]).await;
-        // Thursday: no week has ended since the program was made.
-        assert_eq!(scheduled(&till).await, 0);
-        till.shop.node.clock.set(at("2026-01-04T23:59:59.999999Z"));
-        assert_eq!(scheduled(&till).await, 0);
-        till.shop.node.clock.set(at("2026-01-05T00:00:00Z"));
-        assert_eq!(scheduled(&till).await, 2);
-        assert_eq!(till.texts("SELECT currency || ' ' || state FROM payout_run ORDER BY 1").await,
-            ["eur completed", "usd completed"]);
-        assert_eq!(till.number("SELECT COUNT(*) FROM payout").await, 2);
-        assert_eq!(scheduled(&till).await, 0);
-
-        // Five weeks go by without a node; then one run catches up with all of them.
-        till.earn(&[("ada", "c", 1_000, "usd")]).await;
-        till.shop.node.clock.set(at("2026-02-11T12:00:00Z"));
-        assert_eq!(scheduled(&till).await, 2);
-        assert_eq!(till.number("SELECT COUNT(*) FROM payout").await, 3);
-        assert_eq!(till.texts("SELECT DISTINCT CAST(period_end_us AS TEXT) FROM payout_run ORDER BY 1").await,
-            ["1767571200000000", "1770595200000000"]);
-        assert_eq!(scheduled(&till).await, 0);
-        books::assert_they_add_up(&db.db).await;
-    }
-
-    async fn what_became_payable_on_the_boundary_belongs_to_the_next_period(db: TestDb) {
-        let till = Till::open(&db).await;
-        till.change("UPDATE program SET payout_schedule = 'monthly'").await;
-        for (id, boundary) in [("before", -1), ("on", 0)] {
-            let payable_at = at("2026-02-01T00:00:00Z").plus_micros(boundary);
-            till.shop.node.clock.set(payable_at.plus_secs(-GRACE_S));
-            till.shop.tell_and_process(&[sale("ada", id, 1_000, "usd")]).await;
-            till.shop.node.pass_time(payable_at).await;
-        }
-        assert_eq!(scheduled(&till).await, 1);
-        till.shop.assert_standing("ch_before", "in_payout", [200, 0, 0, 200]).await;
-        till.shop.assert_standing("ch_on", "payable", [200, 0, 0, 200]).await;
-        till.shop.node.clock.set(at("2026-03-01T00:00:00Z"));
-        assert_eq!(scheduled(&till).await, 1);
-        till.shop.assert_standing("ch_on", "in_payout", [200, 0, 0, 200]).await;
-    }
-
-    async fn two_nodes_that_see_a_period_end_at_once_make_one_run(db: TestDb) {
-        let till = Till::open(&db).await;
-        till.change("UPDATE program SET payout_schedule = 'weekly'").await;
-        till.earn(&[("ada", "a", 1_000, "usd"), ("bob", "b", 1_000, "usd")]).await;
-        let mut nodes = JoinSet::new();
-        for _ in 0..6 {
-            let node = Node::with_settings(
-                db.another_node(&DbOptions::default()).await, 16, &[("REMIT_PAYOUTS__LIVE", "true")],
-            );
-            node.clock.set(at("2026-01-05T00:00:01Z"));
-            nodes.spawn(async move {
-                while settle::step_scheduled(&node.app).await.unwrap() > 0 {}
-                node.app.db.close().await;
-            });
-        }
-        nodes.join_all().await;
-        assert_eq!(till.texts("SELECT state FROM payout_run").await, ["completed"]);
-        assert_eq!(till.number("SELECT COUNT(*) FROM payout").await, 2);
-        books::assert_they_add_up(&db.db).await;
-    }
-
-    async fn only_active_programs_with_a_schedule_are_settled_by_themselves(db: TestDb) {
-        const PAUSED: &str = "INSERT INTO program_status (program_id, effective_at_us, status)
-            SELECT id, 5, 'paused' FROM program";
-        let till = Till::open(&db).await;
-        till.earn(&[("ada", "a", 1_000, "usd")]).await;
-        till.shop.node.clock.set(at("2026-03-01T00:00:00Z"));
-        assert_eq!(scheduled(&till).await, 0);
-        till.change("UPDATE program SET payout_schedule = 'monthly'").await;
-        till.change(PAUSED).await;
-        assert_eq!(scheduled(&till).await, 0);
-        till.change("DELETE FROM program_status WHERE status = 'paused'").await;
-        assert_eq!(scheduled(&till).await, 1);
-        assert_eq!(till.number("SELECT COUNT(*) FROM payout").await, 1);
-    }
-
-    async fn a_pause_stops_runs_where_they_are_and_books_go_on(db: TestDb) {
-        let till = Till::open(&db).await;
-        let console = Principal::console();
-        till.earn(&[("ada", "a", 1_000, "usd")]).await;
-        let run = begin(&till, &till.request()).await;
-        holds::pause(till.app(), &console, "the bank called").await.unwrap();
-        till.shop.node.clock.advance_secs(1);
-        holds::pause(till.app(), &console, "so did the lawyer").await.unwrap();
-        assert_eq!(settle::step(till.app(), &run).await.unwrap(), Progress::Paused);
-        assert_eq!(settle::step_scheduled(till.app()).await.unwrap(), 0);
-        let refused = settle::run(till.app(), &console, &till.request()).await.unwrap_err();
-        assert_eq!(refused.code(), "PAYOUTS_PAUSED");
-        assert_eq!(till.number("SELECT COUNT(*) FROM payout_run").await, 1);
-        assert_eq!(paid(&till.plan().await).len(), 1);
-        till.earn(&[("ada", "b", 1_000, "usd")]).await;
-        assert_eq!(till.balance("ada").await, [0, 400, 0, 0]);
-        let reasons: Vec<String> =
-            holds::status(till.app(), &console).await.unwrap().into_iter().map(|pause| pause.reason).collect();
-        assert_eq!(reasons, ["the bank called", "so did the lawyer"]);
-
-        holds::resume(till.app(), &console, false, Some("all clear")).await.unwrap();
-        assert!(holds::status(till.app(), &console).await.unwrap().is_empty());
-        assert_eq!(scheduled(&till).await, 1);
-        // The run goes on as of the time at which it was asked for.
-        assert_eq!(till.balance("ada").await, [0, 200, 200, 0]);
-        assert_eq!(till.texts("SELECT note FROM payout_pause").await, ["all clear", "all clear"]);
-    }
-
-    async fn payouts_paused_after_a_restore_need_a_confirmation(db: TestDb) {
-        const RESTORED: &str = "INSERT INTO payout_pause (id, kind, reason, actor, paused_at_us)
-            VALUES ('hold_restored', 'restored', 'the beat went back', 'remit', 0)";
-        let till = Till::open(&db).await;
-        till.change(RESTORED).await;
-        let console = Principal::console();
-        let refused = holds::resume(till.app(), &console, false, None).await.unwrap_err();
-        assert_eq!(refused.code(), "RESTORED");
-        assert_eq!(holds::status(till.app(), &console).await.unwrap().len(), 1);
-        holds::resume(till.app(), &console, true, None).await.unwrap();
-        assert!(holds::status(till.app(), &console).await.unwrap().is_empty());
-    }
-
     async fn a_payout_that_was_given_up_is_paid_by_the_next_run_under_another_intent(db: TestDb) {
         let till = Till::open(&db).await;
         till.earn(&[("ada", "a", 1_000, "usd"), ("ada", "b", 500, "usd")]).await;
@@ -664,68 +340,4 @@ on_each_engine! {
         assert_eq!(examine().await,
             ["claimed_is_held_by_a_payout", "lot_in_one_payout", "unclaimed_lots_are_payable"]);
     }
-
-    async fn a_run_that_cannot_go_on_is_reported_and_stops_no_other(db: TestDb) {
-        let till = Till::open(&db).await;
-        till.earn(&[("ada", "a", 1_000, "usd")]).await;
-        let run = begin(&till, &till.request()).await;
-        // As after a restore of one table: the first entry of the payout that would be made is there.
-        let payout = PayoutId::derived(&[run.as_str(), till.enrollment("ada").as_str(), "usd"]);
-        let mut tx = db.db.begin().await.unwrap();
-        tx.q("INSERT INTO payout (id, run_id, program_id, enrollment_id, organization_id, currency, due_minor,
-                  fee_minor, send_minor, state, provider, livemode, destination, on_transfer_reversed,
-                  reversed_minor, returned_minor, revision, created_at_us)
-              SELECT $1, $2, e.program_id, e.id, e.organization_id, 'usd', 1, 0, 1, 'canceled', 'stripe', FALSE,
-                  'acct_ada', 'clawback', 0, 0, 0, 0
-              FROM enrollment e WHERE e.id = $3")
-            .bind(payout.as_str()).bind(run.as_str()).bind(till.enrollment("ada").as_str())
-            .exec().await.unwrap();
-        tx.commit().await.unwrap();
-        till.shop.node.clock.advance_secs(1);
-        let other = begin(&till, &Request { key: Some("other".to_owned()), ..till.request() }).await;
-        assert_eq!(settle::step_scheduled(till.app()).await.unwrap(), 2);
-        assert_eq!(till.texts("SELECT kind || ' ' || object FROM finding").await,
-            [format!("settlement_failed {run}")]);
-        assert_eq!(till.texts("SELECT id FROM payout_run WHERE state = 'completed'").await, [other.as_str()]);
-        assert_eq!(settle::step_scheduled(till.app()).await.unwrap(), 0, "it waits an hour");
-        assert_eq!(till.balance("ada").await, [0, 0, 200, 0]);
-    }
-}
-
-/// Affiliates beside ada and bob, each with a code of its own name and an account.
-async fn many(till: &Till, count: usize) -> Vec<String> {
-    let names: Vec<String> = (0..count).map(|number| format!("n{number:04}")).collect();
-    for name in &names {
-        till.shop.owner.enroll(till.db(), "fifth", name, name, &format!("{name}@example.com")).await;
-        till.name_account(name).await;
-    }
-    names
-}
-
-/// Begins a run as if the process had died before its first chunk.
-async fn begin(till: &Till, request: &Request) -> RunId {
-    use remit::store::settlement::{self, Began, Run};
-    let key = request.key.clone().unwrap_or_else(|| "begun".to_owned());
-    let run = Run {
-        id: RunId::derived(&[request.program.as_str(), "request", &key]),
-        program_id: request.program.clone(),
-        began: Began::Requested { key },
-        as_of: till.app().now(),
-        actor: "console".to_owned(),
-        last_enrollment: None,
-        created_at: till.app().now(),
-        completed_at: None,
-    };
-    let mut tx = till.db().begin().await.unwrap();
-    assert!(settlement::insert_run(&mut tx, &run).await.unwrap());
-    tx.commit().await.unwrap();
-    run.id
-}
-
-/// Runs the schedule stage until it finds nothing, and counts the runs that are completed by it.
-async fn scheduled(till: &Till) -> i64 {
-    const COMPLETED: &str = "SELECT COUNT(*) FROM payout_run WHERE state = 'completed'";
-    let before = till.number(COMPLETED).await;
-    while settle::step_scheduled(till.app()).await.unwrap() > 0 {}
-    till.number(COMPLETED).await - before
 }

@@ -12,6 +12,7 @@ pub mod program;
 pub mod proxy;
 pub mod shop;
 pub mod test_db;
+pub mod till;
 
 pub use test_db::TestDb;
 
