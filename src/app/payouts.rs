@@ -235,9 +235,9 @@ pub(super) async fn succeed(
     Ok(())
 }
 
-/// Writes down the transfer that a provider showed us, like an event about it would, and asks for it to be
+/// Writes down a transfer that a provider showed us, like an event about it would, and asks for it to be
 /// looked at: part of it may have come back before we knew that it was ours.
-async fn note_transfer(
+pub(super) async fn note_transfer(
     tx: &mut Tx,
     stored: &StoredIntent,
     object: &ObjectSeen,
@@ -441,7 +441,7 @@ pub(super) async fn quarantine(
     let apart = Parting {
         state: JobState::Unknown,
         reason: Some(why.as_str()),
-        next_attempt_at: next_look_up(&scene.stored.intent, now),
+        next_attempt_at: next_look_up(&scene.stored, now),
     };
     jobs::supersede(tx, &id, apart, now).await?;
     match &mut scene.subject {
@@ -503,8 +503,8 @@ pub(super) async fn hold(
 
 /// When an intent that is set apart is looked up next: after as long again as it has been in doubt, at
 /// least a minute and at most a day. None once the provider no longer shows so old events.
-pub(super) fn next_look_up(intent: &Intent, now: Timestamp) -> Option<Timestamp> {
-    let since = intent.first_sent_at.unwrap_or(now);
+pub(super) fn next_look_up(stored: &StoredIntent, now: Timestamp) -> Option<Timestamp> {
+    let since = stored.intent.first_sent_at.unwrap_or(stored.created_at);
     let in_doubt_s = now.as_secs().saturating_sub(since.as_secs());
     let next = now.plus_secs(in_doubt_s.clamp(LOOK_UP_FIRST_S, LOOK_UP_EVERY_S));
     (next <= since.plus_secs(LOOK_UP_FOR_S)).then_some(next)
@@ -558,8 +558,9 @@ async fn claw_back(
     for (commission, taken) in payout::spread(payout.returned, &amounts)? {
         let more = money::sub(taken, before.get(&commission).copied().unwrap_or(0))?;
         let Some(sale) = sale_of.get(&commission).filter(|_| more != 0) else { continue };
-        // A sale may have been merged since; what it earned is on the survivor.
-        let sale_id = views::find_survivor(tx, sale).await?.unwrap_or_else(|| (*sale).clone());
+        // It stays with the commission that was paid: where the sale was merged since, that one is void and
+        // there is nothing left to take, and what the survivor earned was paid by another transfer.
+        let sale_id = (*sale).clone();
         let decision = Decision {
             id: DecisionId::derived(&[payout.id.as_str(), commission.as_str(), &payout.returned.to_string()]),
             enrollment_id: payout.enrollment_id.clone(),
@@ -618,16 +619,13 @@ pub(super) async fn take_in_charge(
     now: Timestamp,
 ) -> Result<(), MoveError> {
     let Some(known) = jobs::load_intent(tx, &seen.intent_id).await? else { return Ok(()) };
+    // Charges are made on the platform's account. Anybody else could make a payment that names our intent.
     let is_charge = matches!(known.purpose, Purpose::Charge { .. });
-    if !is_charge || scope.realm != Realm::new(&known.provider, known.livemode, "") {
+    if !is_charge || *scope != own_scope(&known.provider, known.livemode) {
         return Ok(());
     }
     let Some(mut scene) = lock(tx, &seen.intent_id, Reach::Intent).await? else { return Ok(()) };
     let Subject::Charge(charge) = &mut scene.subject else { return Ok(()) };
-    // Anybody could make a payment of their own that names our intent.
-    if scope.project_id != ProjectId::platform() && scope.project_id != charge.project_id {
-        return Ok(());
-    }
     let stored = &scene.stored;
     let matches = seen.amount == stored.amount.minor
         && seen.currency == stored.amount.currency

@@ -27,7 +27,6 @@ use crate::{
         findings::{self, NewFinding, Severity},
         jobs::{self, Purpose},
         transfers::{self, News, Told},
-        views,
     },
 };
 
@@ -39,6 +38,10 @@ const RETRY_S: i64 = 3_600;
 
 /// How often one is tried again because another transaction was in the way.
 const CONFLICTS_MAX: u32 = 8;
+
+/// The kinds of findings about a transfer that should not be there; they end when all of it came back.
+const STRANGE_TRANSFERS: [&str; 4] =
+    ["duplicate_transfer", "transfer_of_void_payout", "transfer_contradicts_payout", "orphan_transfer"];
 
 /// Takes in the transfers that wait longest. Returns how many had their turn.
 ///
@@ -99,10 +102,11 @@ async fn take_in(app: &App, news: &News) -> Result<(), MoveError> {
     {
         match intent_of(&mut tx, news, &told).await? {
             Some(intent) => meet(app, &mut tx, &intent, news, &told, now).await?,
-            None => report_orphan(&mut tx, news, now).await?,
+            None => report_orphan(&mut tx, news, &told, now).await?,
         }
     }
     transfers::answered(&mut tx, news).await?;
+    findings::resolve_others(&mut tx, &[&news.transfer_id], &["transfer_failed"], &[], now).await?;
     failpoint::reach(Failpoint::AdoptBeforeCommit);
     tx.commit().await?;
     failpoint::reach(Failpoint::AdoptAfterCommit);
@@ -125,9 +129,12 @@ async fn intent_of(tx: &mut Tx, news: &News, told: &Told) -> Result<Option<Inten
 
 /// A transfer of the platform's own account that no intent asked for, such as one made by hand, or one that
 /// a lost database asked for. Those of other projects' accounts are none of ours.
-async fn report_orphan(tx: &mut Tx, news: &News, now: Timestamp) -> Result<(), StoreError> {
+async fn report_orphan(tx: &mut Tx, news: &News, told: &Told, now: Timestamp) -> Result<(), StoreError> {
     if !news.is_of_platform() {
         return Ok(());
+    }
+    if told.reversed >= told.amount.minor {
+        return findings::resolve_others(tx, &[&news.transfer_id], &STRANGE_TRANSFERS, &[], now).await;
     }
     warn!(transfer.id = news.transfer_id, "a transfer belongs to no payout");
     let finding = NewFinding {
@@ -151,24 +158,35 @@ async fn meet(
     told: &Told,
     now: Timestamp,
 ) -> Result<(), MoveError> {
-    let Some(mut scene) = payouts::lock(tx, intent, Reach::Sales).await? else { return Ok(()) };
-    if !may_tell(tx, &scene, news).await? {
-        debug!(
-            transfer.id = news.transfer_id,
-            "an endpoint of another owner names an intent; it is not heard"
-        );
+    // All payouts leave through the platform's account. Whoever else holds an endpoint chooses its secret
+    // and could sign anything, the owner of the program included.
+    if !news.is_of_platform() {
+        debug!(transfer.id = news.transfer_id, "another account's endpoint names an intent; it is not heard");
         return Ok(());
     }
+    let Some(mut scene) = payouts::lock(tx, intent, Reach::Sales).await? else { return Ok(()) };
     let cause = match &news.event_id {
         Some(event) => Cause::Event(event.clone()),
         None => Cause::Call(intent.to_string()),
     };
     let object = object_of(&scene, news, told);
+    let is_known = scene.stored.object_id.as_deref() == Some(&*news.transfer_id);
+    if !is_known && told.reversed >= told.amount.minor && !object.matches {
+        // Somebody has taken back what should not have been there.
+        findings::resolve_others(tx, &[&news.transfer_id], &STRANGE_TRANSFERS, &[], now).await?;
+        return Ok(());
+    }
     match scene.stored.intent.state {
         IntentState::Open | IntentState::Unknown if object.matches => {
             payouts::succeed(tx, &mut scene, &object, &cause, now).await?;
         }
-        IntentState::Succeeded if scene.stored.object_id.as_deref() == Some(&*news.transfer_id) => {}
+        IntentState::Succeeded if is_known => {}
+        IntentState::Succeeded | IntentState::Failed | IntentState::Canceled
+            if told.reversed >= told.amount.minor =>
+        {
+            findings::resolve_others(tx, &[&news.transfer_id], &STRANGE_TRANSFERS, &[], now).await?;
+            return Ok(());
+        }
         IntentState::Succeeded => {
             return contradiction(tx, &mut scene, news, Quarantine::Duplicate, now).await;
         }
@@ -178,18 +196,6 @@ async fn meet(
     }
     let Subject::Payout(stored) = &mut scene.subject else { return Ok(()) };
     payouts::take_back(app, tx, stored, told.reversed, &cause, now).await
-}
-
-/// Whether the endpoint that told of a transfer may speak of this payout: the platform's own, or one of the
-/// owner who pays it. Anybody else could make a transfer of their own that names our intent.
-async fn may_tell(tx: &mut Tx, scene: &Scene, news: &News) -> Result<bool, StoreError> {
-    if news.is_of_platform() {
-        return Ok(true);
-    }
-    let Subject::Payout(stored) = &scene.subject else { return Ok(false) };
-    let owner = views::program_owner(tx, &stored.payout.program_id).await?;
-    let teller = views::project_owner(tx, &news.scope.project_id).await?;
-    Ok(owner.is_some() && owner == teller && news.has_no_account())
 }
 
 /// What was told of the transfer, against what was asked for.

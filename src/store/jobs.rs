@@ -147,6 +147,9 @@ pub struct StoredIntent {
     pub body: Vec<u8>,
     /// The API version it is made for.
     pub api_version: String,
+    /// Whether the provider advised against trying again (`Stripe-Should-Retry: false`): then it is asked
+    /// what became of the last call instead (`rulings.md` 16).
+    pub advised_against: bool,
 }
 
 #[derive(FromRow)]
@@ -182,7 +185,7 @@ pub async fn load_intent(conn: &mut Conn, id: &IntentId) -> Result<Option<Stored
         FROM intent i JOIN generation g ON g.intent_id = i.id AND g.generation = i.generation
             LEFT JOIN charge c ON c.id = i.charge_id
         WHERE i.id = $1";
-    const SENDS: &str = "SELECT verdict, replayed, sent_at_us FROM attempt
+    const SENDS: &str = "SELECT verdict, replayed, sent_at_us, should_retry FROM attempt
         WHERE intent_id = $1 AND generation = $2 AND kind = 'send' ORDER BY number";
     // A look-up finds the objects of every generation, so one that came up empty counts for all of them.
     const LOOKED_UP: &str = "SELECT MAX(answered_at_us) FROM attempt
@@ -190,11 +193,12 @@ pub async fn load_intent(conn: &mut Conn, id: &IntentId) -> Result<Option<Stored
     let row: Option<IntentRow> = conn.q(SQL).bind(id.as_str()).one().await?;
     let Some(row) = row else { return Ok(None) };
     let at = At { table: "intent", id: &row.id };
-    let sends: Vec<(Option<String>, Option<bool>, i64)> =
+    let sends: Vec<(Option<String>, Option<bool>, i64, Option<bool>)> =
         conn.q(SENDS).bind(id.as_str()).bind(row.generation).all().await?;
+    let advised_against = sends.last().is_some_and(|last| last.3 == Some(false));
     let sends = sends
         .into_iter()
-        .map(|(verdict, replayed, sent_at)| {
+        .map(|(verdict, replayed, sent_at, _)| {
             Ok(Sent {
                 verdict: At { table: "attempt", id: &row.id }.read_opt("verdict", verdict.as_deref())?,
                 replayed: replayed.unwrap_or(false),
@@ -240,6 +244,7 @@ pub async fn load_intent(conn: &mut Conn, id: &IntentId) -> Result<Option<Stored
         path: row.path,
         body: row.body,
         api_version: row.api_version,
+        advised_against,
     }))
 }
 
@@ -583,7 +588,10 @@ pub async fn part(
     parting: Parting<'_>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    const SQL: &str = "UPDATE job SET state = $3, reason = $4, next_attempt_at_us = $5, finished_at_us = $6
+    // Why an intent was set apart stays true however often it is looked up.
+    const SQL: &str =
+        "UPDATE job SET state = $3, reason = CASE WHEN $3 = 'unknown' THEN COALESCE($4, reason) ELSE $4 END,
+            next_attempt_at_us = $5, finished_at_us = $6
         WHERE id = $1 AND epoch = $2 AND state = 'running'";
     let affected = tx
         .q(SQL)
@@ -629,11 +637,13 @@ pub async fn is_held(conn: &mut Conn, lease: &Lease) -> Result<bool, StoreError>
 
 /// What people or an anomaly have stopped that covers this intent; none: nothing.
 pub async fn stopped_by(conn: &mut Conn, intent: &IntentId) -> Result<Option<&'static str>, StoreError> {
-    const PAUSED: &str = "SELECT CAST(1 AS BIGINT) FROM payout_pause WHERE resumed_at_us IS NULL LIMIT 1";
+    // An operator pauses payouts; a restored database must not charge anybody either.
+    const PAUSED: &str = "SELECT CAST(1 AS BIGINT) FROM payout_pause s JOIN intent i ON i.id = $1
+        WHERE s.resumed_at_us IS NULL AND (s.kind = 'restored' OR i.kind = 'transfer') LIMIT 1";
     const HELD: &str = "SELECT CAST(1 AS BIGINT) FROM intent i JOIN payout p ON p.id = i.payout_id
             JOIN payout_hold h ON h.enrollment_id = p.enrollment_id AND h.lifted_at_us IS NULL
         WHERE i.id = $1 LIMIT 1";
-    let paused: Option<i64> = conn.q(PAUSED).scalar().await?;
+    let paused: Option<i64> = conn.q(PAUSED).bind(intent.as_str()).scalar().await?;
     if paused.is_some() {
         return Ok(Some("payouts_paused"));
     }

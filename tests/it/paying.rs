@@ -7,7 +7,7 @@ use super::support::{
     TestDb,
     bank::Bank,
     books, on_each_engine,
-    shop::{GRACE_S, charge},
+    shop::{GRACE_S, PAID_AT_S, charge, intent, invoice, invoice_payment, stripe},
 };
 
 /// A sale of `amount` by the affiliate's code, a fifth of which is payable.
@@ -446,5 +446,186 @@ on_each_engine! {
         bank.tell_from_a_stranger().await;
         assert_eq!(bank.payouts().await, ["submitting"]);
         assert!(bank.findings().await.is_empty());
+    }
+
+    async fn no_answer_of_the_provider_stops_the_payouts_for_longer_than_an_hour(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        let patience = json!({ "kind": "too_many_requests", "retry_after_s": 100_000_000 });
+        fault(&bank, sends(), 1, patience).await;
+        bank.settle().await;
+        bank.dispatch().await;
+        earn(&bank, "bob", "y", 10_000).await;
+        bank.settle().await;
+        bank.dispatch_over(1_800, 4).await;
+        assert_eq!(bank.payouts().await, ["completed", "completed"]);
+        bank.audit().await;
+    }
+
+    async fn an_account_is_read_again_when_no_event_tells_that_it_is_ready(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        bank.sandbox.control("POST", "accounts/acct_ada", json!({ "transfers": "inactive" })).await.unwrap();
+        bank.settle().await;
+        bank.dispatch().await;
+        assert_eq!(bank.payouts().await, ["waiting_account"]);
+        bank.sandbox.control("POST", "accounts/acct_ada", json!({ "transfers": "active" })).await.unwrap();
+        bank.advance(7 * 3_600).await;
+        bank.dispatch().await;
+        paid_once(&bank, 2_000).await;
+    }
+
+    async fn the_owner_of_a_program_cannot_forge_what_became_of_a_transfer(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        bank.change("UPDATE program SET on_transfer_reversed = 'requeue'").await;
+        earn(&bank, "ada", "x", 10_000).await;
+        bank.settle().await;
+        let intent = bank.texts("SELECT id FROM intent").await.remove(0);
+        let made = json!({
+            "id": "tr_forged", "object": "transfer", "amount": 2_000, "amount_reversed": 0, "created": PAID_AT_S,
+            "currency": "usd", "destination": "acct_ada", "livemode": false,
+            "metadata": { "intent_id": intent }, "transfer_group": intent,
+        });
+        bank.shop.tell_and_process(&[stripe("forged_created", "transfer.created", &made)]).await;
+        assert_eq!(bank.payouts().await, ["pending"]);
+        bank.dispatch().await;
+        let mut reversed = bank.effects("transfer.created").await.remove(0);
+        reversed["amount_reversed"] = json!(2_000);
+        bank.shop.tell_and_process(&[stripe("forged_reversed", "transfer.reversed", &reversed)]).await;
+        paid_once(&bank, 2_000).await;
+        assert!(bank.settle().await.is_empty());
+        assert_eq!(bank.dispatch().await, 0);
+    }
+
+    async fn a_payout_of_the_other_mode_is_not_sent(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        bank.settle().await;
+        bank.change("UPDATE intent SET livemode = NOT livemode").await;
+        bank.dispatch().await;
+        assert!(bank.requests("POST", "/v1/transfers").await.is_empty());
+        assert_eq!(bank.texts("SELECT reason FROM job").await, ["wrong_mode"]);
+    }
+
+    async fn what_was_set_apart_is_looked_up_ever_more_seldom_and_not_for_ever(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        bank.sandbox.control("POST", "balance", json!({ "currency": "usd", "set": 100 })).await.unwrap();
+        bank.settle().await;
+        bank.dispatch().await;
+        // Under its new key nothing was sent when a strange transfer that names it sets it apart.
+        let intent = bank.texts("SELECT id FROM intent").await.remove(0);
+        let strange =
+            [("amount", "5"), ("currency", "usd"), ("destination", "acct_ada"), ("transfer_group", &*intent)];
+        bank.post("/v1/transfers", &strange).await;
+        bank.tell().await;
+        assert_eq!(bank.payouts().await, ["unknown"]);
+        bank.dispatch_over(60, 120).await;
+        let look_ups = bank.requests("GET", "/v1/transfers").await.len();
+        assert!((1..=12).contains(&look_ups), "{look_ups} look-ups in two hours");
+        bank.advance(40 * 86_400).await;
+        bank.dispatch().await;
+        let look_ups = bank.requests("GET", "/v1/transfers").await.len();
+        bank.dispatch_over(86_400, 10).await;
+        assert_eq!(bank.requests("GET", "/v1/transfers").await.len(), look_ups);
+    }
+
+    async fn a_transfer_that_paid_a_merged_sale_again_takes_nothing_from_the_other(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        bank.shop.tell_and_process(&[intent("m", 10_000, None)]).await;
+        bank.shop.attribute("pi_m", "ada").await;
+        bank.advance(1_000).await;
+        bank.pass_time().await;
+        bank.settle().await;
+        bank.dispatch().await;
+        bank.shop.tell_and_process(&[invoice("m", 10_000, None)]).await;
+        bank.shop.attribute("in_m", "ada").await;
+        bank.advance(1_000).await;
+        bank.pass_time().await;
+        bank.settle().await;
+        bank.dispatch().await;
+        bank.assert_balance("ada", [0, 0, 0, 4_000]).await;
+        bank.shop.tell_and_process(&[invoice_payment("m", "m", "m")]).await;
+        bank.assert_balance("ada", [0, -2_000, 0, 4_000]).await;
+        // The operator takes the second transfer back: cash and debt end each other.
+        let twice = bank.texts("SELECT p.transfer_id FROM payout p JOIN payout_item i ON i.payout_id = p.id
+            JOIN commission c ON c.id = i.commission_id WHERE c.reason = 'merged'").await;
+        bank.post(&format!("/v1/transfers/{}/reversals", twice[0]), &[("amount", "2000")]).await;
+        bank.tell().await;
+        bank.assert_balance("ada", [0, 0, 0, 4_000]).await;
+        books::assert_they_add_up(&db.db).await;
+    }
+
+    async fn nothing_is_asked_of_the_provider_once_the_node_is_stopping(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        fault(&bank, sends(), 1, json!([{ "kind": "execute_then_500" }, { "kind": "hide" }])).await;
+        bank.settle().await;
+        bank.dispatch().await;
+        earn(&bank, "bob", "y", 10_000).await;
+        bank.settle().await;
+        bank.advance(600).await;
+        let asked = bank.requests("GET", "/v1/transfers").await.len();
+        bank.stopped_dispatcher().work_off().await.unwrap();
+        assert_eq!(bank.requests("GET", "/v1/transfers").await.len(), asked);
+        assert_eq!(bank.requests("POST", "/v1/transfers").await.len(), 1);
+    }
+
+    async fn a_second_success_is_never_silent(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        fault(&bank, sends(), 1, json!([{ "kind": "execute_on_release" }, { "kind": "webhook_none" }])).await;
+        bank.settle().await;
+        let intent = bank.texts("SELECT id FROM intent").await.remove(0);
+        let sleeper = bank.dispatcher.clone();
+        let asleep = tokio::spawn(async move { sleeper.work_off().await });
+        bank.sandbox.until_hanging(1).await;
+        let by_hand = [
+            ("amount", "2000"), ("currency", "usd"), ("destination", "acct_ada"),
+            ("transfer_group", &*intent), ("metadata[intent_id]", &*intent),
+        ];
+        bank.post("/v1/transfers", &by_hand).await;
+        bank.tell().await;
+        assert_eq!(bank.payouts().await, ["completed"]);
+        bank.sandbox.release().await;
+        asleep.await.unwrap().unwrap();
+        bank.shop.node.process_all().await;
+        assert_eq!(bank.findings().await, ["duplicate_transfer"]);
+        earn(&bank, "ada", "y", 5_000).await;
+        assert_eq!(bank.settle().await, [("ada".to_owned(), "held".to_owned())]);
+        // Taking the one that nobody booked back ends the finding; the hold is lifted by a person.
+        let booked = bank.texts("SELECT transfer_id FROM payout").await.remove(0);
+        let made = bank.effects("transfer.created").await;
+        let other = made.iter().find(|made| made["id"] != booked.as_str()).unwrap();
+        let path = format!("/v1/transfers/{}/reversals", other["id"].as_str().unwrap());
+        bank.post(&path, &[("amount", "2000")]).await;
+        bank.change("UPDATE payout_hold SET lifted_at_us = 1, lifted_by = 'me'").await;
+        bank.tell().await;
+        assert!(bank.findings().await.is_empty());
+        assert!(bank.settle().await.is_empty());
+    }
+
+    async fn the_alarm_about_our_key_ends_when_the_key_is_accepted_again(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        fault(&bank, sends(), 1, json!({ "kind": "unauthorized" })).await;
+        bank.settle().await;
+        bank.dispatch().await;
+        assert_eq!(bank.findings().await, ["provider_refuses_key"]);
+        bank.sandbox.control("POST", "balance", json!({ "currency": "usd", "set": 1 })).await.unwrap();
+        bank.dispatch_over(600, 3).await;
+        assert_eq!(bank.findings().await, ["payout_waits_for_funds"]);
+    }
+
+    async fn a_provider_that_advises_against_retrying_is_only_asked(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        let never = json!([{ "kind": "fail_500_without_execute", "stored": false }, { "kind": "should_retry", "value": false }]);
+        fault(&bank, sends(), 1, never).await;
+        bank.settle().await;
+        bank.dispatch_over(1_800, 6).await;
+        assert_eq!(bank.requests("POST", "/v1/transfers").await.len(), 1);
+        assert!(bank.requests("GET", "/v1/transfers").await.len() >= 2);
+        assert_eq!(bank.payouts().await, ["submitting"]);
     }
 }

@@ -105,6 +105,14 @@ impl Bank {
         Dispatcher::new(node.app.clone(), transport, TaskTracker::new(), CancellationToken::new())
     }
 
+    /// A dispatcher of a node that is stopping.
+    pub fn stopped_dispatcher(&self) -> Dispatcher {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let transport = Transport::new(&self.shop.node.app.config.stripe).unwrap();
+        Dispatcher::new(self.shop.node.app.clone(), transport, TaskTracker::new(), stop)
+    }
+
     /// Lets time pass here and at the provider.
     pub async fn advance(&self, seconds: u32) {
         self.shop.node.clock.advance_secs(i64::from(seconds));

@@ -137,7 +137,7 @@ const RULES: &[(&str, &str)] = &[
              OR EXISTS (SELECT 1 FROM refund r WHERE r.sale_id = s.id)
              OR EXISTS (SELECT 1 FROM refund_total t WHERE t.sale_id = s.id)
              OR EXISTS (SELECT 1 FROM dispute d WHERE d.sale_id = s.id)
-             OR EXISTS (SELECT 1 FROM decision d WHERE d.sale_id = s.id)
+             OR EXISTS (SELECT 1 FROM decision d WHERE d.sale_id = s.id AND d.kind <> 'transfer_clawback')
              OR EXISTS (SELECT 1 FROM commission c WHERE c.sale_id = s.id AND c.earned_minor <> c.clawed_minor
                  AND NOT c.claimed))",
     ),
