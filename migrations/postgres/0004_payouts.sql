@@ -125,6 +125,7 @@ CREATE TABLE charge (
                               'requires_capture', 'succeeded', 'canceled', 'failed')),
     reason                TEXT,
     payment_intent_id     TEXT COLLATE "C",
+    told_at_us            BIGINT  NOT NULL,            -- as of when the provider's status is known
     created_at_us         BIGINT NOT NULL,
     UNIQUE (project_id, client_reference)
 );

@@ -126,6 +126,7 @@ CREATE TABLE charge (
                               'requires_capture', 'succeeded', 'canceled', 'failed')),
     reason                TEXT,
     payment_intent_id     TEXT,
+    told_at_us            INTEGER NOT NULL,            -- as of when the provider's status is known
     created_at_us         INTEGER NOT NULL,
     UNIQUE (project_id, client_reference)
 ) STRICT;

@@ -10,7 +10,7 @@ use crate::{
     domain::{intent::IntentKind, time::Timestamp},
     store::{
         Conn, StoreError,
-        doctor::{self, EventTrouble, PROOFS},
+        doctor::{self, EventTrouble},
         findings::Severity,
         holds::{self, PauseKind},
     },
@@ -57,7 +57,7 @@ impl Finding {
 pub async fn examine(app: &App) -> Result<Vec<Finding>, StoreError> {
     let mut conn = app.db.read().await?;
     let mut findings = Vec::new();
-    for proof in PROOFS {
+    for proof in doctor::proofs() {
         for broken in proof.run(&mut conn).await? {
             let detail =
                 format!("{} is {}, {} is {}", proof.left, broken.left_minor, proof.right, broken.right_minor);
@@ -66,6 +66,7 @@ pub async fn examine(app: &App) -> Result<Vec<Finding>, StoreError> {
     }
     findings.extend(check_hashes(&mut conn).await?);
     findings.extend(check_inbox(&mut conn, app.now()).await?);
+    findings.extend(check_runs(&mut conn, app.now()).await?);
     findings.extend(check_age(app, &mut conn).await?);
     findings.extend(check_payouts(app, &mut conn).await?);
     findings.extend(check_jobs(app, &mut conn).await?);
@@ -113,6 +114,19 @@ async fn check_inbox(conn: &mut Conn, now: Timestamp) -> Result<Vec<Finding>, St
         Finding::new("refold_stuck", Severity::Critical, sale, detail)
     }));
     Ok(findings)
+}
+
+async fn check_runs(conn: &mut Conn, now: Timestamp) -> Result<Vec<Finding>, StoreError> {
+    let stuck = doctor::list_stuck_runs(conn, now.plus_secs(-STUCK_AFTER_S)).await?;
+    let findings = stuck.into_iter().map(|(run, begun)| {
+        let since = Timestamp::from_micros(begun);
+        let detail = format!(
+            "begun at {since} and not completed; is a node with the role `schedule` and with payouts enabled \
+             running, are payouts paused, and is there a finding `settlement_failed`?"
+        );
+        Finding::new("settlement_stuck", Severity::Warning, run, detail)
+    });
+    Ok(findings.collect())
 }
 
 async fn check_age(app: &App, conn: &mut Conn) -> Result<Option<Finding>, StoreError> {

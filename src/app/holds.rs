@@ -11,7 +11,7 @@ use super::{
 pub use crate::store::holds::{Hold, HoldKind, Pause, PauseKind};
 use crate::{
     domain::ids::{EnrollmentId, HoldId, ProgramId},
-    store::{Conn, enrollments, holds, instance},
+    store::{Conn, enrollments, holds, instance, jobs},
 };
 
 /// Stops the payouts of an enrollment. It may be stopped several times, each for a reason of its own.
@@ -66,7 +66,9 @@ pub async fn unhold(
              operator must look and lift it",
         ));
     }
-    holds::lift(&mut tx, enrollment, by.actor(), app.now()).await?;
+    let now = app.now();
+    holds::lift(&mut tx, enrollment, by.actor(), now).await?;
+    jobs::wake_stopped(&mut tx, now).await?;
     tx.commit().await?;
     app.wake.dispatch.notify_one();
     Ok(())
@@ -130,6 +132,7 @@ pub async fn resume(
         instance::confirm_restored(&mut tx, now).await?;
     }
     holds::resume(&mut tx, by.actor(), note.as_deref(), now).await?;
+    jobs::wake_stopped(&mut tx, now).await?;
     tx.commit().await?;
     app.wake.dispatch.notify_one();
     Ok(())

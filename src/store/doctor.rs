@@ -4,6 +4,9 @@
 //! The queries recompute from the lowest rows (postings, lots, facts) and compare with what is kept
 //! beside them. They are set-based, so a proof is a few scans, whatever the size of the books.
 
+mod payouts;
+
+pub use payouts::list_stuck_runs;
 use sqlx::FromRow;
 
 use super::{Conn, Db, StoreError};
@@ -49,7 +52,12 @@ impl Proof {
 }
 
 /// Every rule that is checked by one query.
-pub const PROOFS: &[Proof] = &[
+pub fn proofs() -> impl Iterator<Item = &'static Proof> {
+    PROOFS.iter().chain(payouts::PROOFS)
+}
+
+/// Rules of sales, commissions, lots and the ledger.
+const PROOFS: &[Proof] = &[
     Proof {
         invariant: "entry_balanced",
         left: "debits",

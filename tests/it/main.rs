@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
 mod admin_api;
+mod auditor;
 mod books_api;
 mod conformance;
 mod directory;
@@ -11,6 +12,7 @@ mod layering;
 mod ledger_rules;
 mod operators;
 mod paying;
+mod payouts_api;
 mod processing;
 mod receiving;
 mod refold;
@@ -18,5 +20,7 @@ mod restoring;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;
+mod settlement_runs;
+mod settling;
 mod store_contract;
 mod support;

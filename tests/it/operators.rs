@@ -115,7 +115,7 @@ fn code<T: std::fmt::Debug>(result: Result<T, Refusal>) -> &'static str {
 
 on_each_engine! {
     async fn jobs_are_listed_newest_first_by_state_and_kind(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let mut made = Vec::new();
         for order in ["one", "two", "three"] {
             made.push(JobId::derived(&[charge(&bank, order).await.intent_id.as_str()]));
@@ -142,7 +142,7 @@ on_each_engine! {
     }
 
     async fn everything_about_an_intent_is_shown_under_any_of_its_ids_and_no_body(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         bank.sandbox.control("POST", "balance", json!({ "currency": "usd", "set": 100 })).await.unwrap();
         earn(&bank, "ada", "x", 10_000).await;
         bank.settle().await;
@@ -175,7 +175,7 @@ on_each_engine! {
     }
 
     async fn a_job_that_waits_is_tried_at_once_when_somebody_asks(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         bank.sandbox.control("POST", "balance", json!({ "currency": "usd", "set": 100 })).await.unwrap();
         earn(&bank, "ada", "x", 10_000).await;
         bank.settle().await;
@@ -195,7 +195,7 @@ on_each_engine! {
     }
 
     async fn a_job_that_somebody_works_on_is_left_to_them(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let queued = charge(&bank, "order").await;
         let now = bank.shop.node.app.now();
         let mut tx = db.db.begin().await.unwrap();
@@ -207,7 +207,7 @@ on_each_engine! {
     }
 
     async fn one_that_is_unknown_is_looked_up_and_never_sent_when_somebody_asks(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let intent = unknown_payout(&bank, None).await;
         let (sent, asked) = (
             bank.requests("POST", "/v1/transfers").await.len(),
@@ -223,7 +223,7 @@ on_each_engine! {
     }
 
     async fn what_two_people_say_was_not_executed_is_sent_under_a_new_key(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let intent = unknown_payout(&bank, None).await;
         let before = bank.keys().await.len();
         let details = resolve(&bank, &intent, Claim::NotExecuted).await.unwrap();
@@ -249,7 +249,7 @@ on_each_engine! {
     }
 
     async fn what_two_people_say_was_executed_is_adopted(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         earn(&bank, "ada", "x", 10_000).await;
         fault(&bank, sends(), 1, json!([{ "kind": "execute_then_500" }, { "kind": "hide" }])).await;
         bank.settle().await;
@@ -273,7 +273,7 @@ on_each_engine! {
     }
 
     async fn another_transfer_than_the_one_that_people_named_is_noticed(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let intent = unknown_payout(&bank, Some(21_600)).await;
         resolve(&bank, &intent, executed("tr_mistyped")).await.unwrap();
         assert_eq!(bank.payouts().await, ["completed"]);
@@ -289,7 +289,7 @@ on_each_engine! {
     }
 
     async fn a_transfer_made_by_hand_can_stand_for_a_lost_one_if_it_is_what_was_asked_for(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let intent = unknown_payout(&bank, None).await;
         let mut by_hand = Vec::new();
         for (amount, account) in [("1999", "acct_ada"), ("2000", "acct_bob"), ("2000", "acct_ada")] {
@@ -315,7 +315,7 @@ on_each_engine! {
     }
 
     async fn a_charge_is_resolved_like_a_payout(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let creates = json!({ "method": "POST", "path_prefix": "/v1/payment_intents" });
         fault(&bank, creates, 2, json!({ "kind": "fail_500_without_execute" })).await;
         let (one, two) = (charge(&bank, "one").await, charge(&bank, "two").await);
@@ -332,7 +332,7 @@ on_each_engine! {
     }
 
     async fn a_doubt_is_not_ended_without_evidence_a_second_person_or_a_doubt(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let intent = unknown_payout(&bank, None).await;
         let (job, _, payout) = ids(&bank).await;
         for id in [&job, &payout] {
@@ -375,7 +375,7 @@ on_each_engine! {
     }
 
     async fn nothing_is_resolved_while_a_call_may_be_under_way(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let intent = unknown_payout(&bank, None).await;
         // A worker that was stopped between writing a call down and making it, and has just woken up.
         bank.change("UPDATE attempt SET answered_at_us = NULL, verdict = NULL,
@@ -391,7 +391,7 @@ on_each_engine! {
     }
 
     async fn of_two_resolutions_at_the_same_time_one_counts(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let intent = unknown_payout(&bank, None).await;
         let approver = operator_key(&bank, None).await;
         let (one, two) = tokio::join!(
@@ -404,7 +404,7 @@ on_each_engine! {
     }
 
     async fn what_is_carried_out_after_people_said_it_never_was_is_adopted_and_not_sent_again(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let intent = unknown_payout(&bank, Some(21_600)).await;
         resolve(&bank, &intent, Claim::NotExecuted).await.unwrap();
         // The people were wrong: before the new key is used, the provider carries out the old one.
@@ -418,7 +418,7 @@ on_each_engine! {
     }
 
     async fn operators_do_all_of_it_over_http_and_nobody_else(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let intent = unknown_payout(&bank, None).await;
         let app = bank.shop.node.app.clone();
         let api = Api {
@@ -478,7 +478,7 @@ on_each_engine! {
     }
 
     async fn doctor_sees_jobs_that_nobody_takes_unless_they_are_switched_off(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         charge(&bank, "one").await;
         bank.advance(14 * 60).await;
         assert_eq!(diagnosis(&bank).await, [""; 0]);
@@ -500,7 +500,7 @@ on_each_engine! {
     }
 
     async fn doctor_sees_what_keeps_payouts_from_going_out(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let (app, by) = (&bank.shop.node.app, Principal::console());
         let pauses = holds::pause(app, &by, "the bank is closed").await.unwrap();
         assert_eq!(diagnosis(&bank).await, [format!("payouts_not_paused warning {}", pauses[0].id)]);
@@ -512,7 +512,7 @@ on_each_engine! {
     }
 
     async fn doctor_sees_doubts_and_objects_that_count_twice(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let intent = unknown_payout(&bank, None).await;
         let found = doctor::examine(&bank.shop.node.app).await.unwrap();
         assert_eq!((found.len(), found[0].invariant, &*found[0].object), (1, "outcome_known", "transfer"));

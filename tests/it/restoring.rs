@@ -26,7 +26,7 @@ use super::{
 const WEEKEND_S: u32 = 2 * 86_400;
 
 /// A machine with a shop that pays, and a directory of its own for the witness.
-async fn open(db: &Db) -> (Bank, TempDir) {
+async fn open(db: &TestDb) -> (Bank, TempDir) {
     let machine = tempfile::tempdir().unwrap();
     let witness = machine.path().join("witness");
     let bank = Bank::open_with(db, &[("REMIT_PAYOUTS__WITNESS_FILE", witness.to_str().unwrap())]).await;
@@ -103,7 +103,7 @@ async fn restore(bank: &mut Bank, db: &Db, from: &Path) -> Db {
 
 on_each_engine! {
     async fn a_beat_only_grows_and_a_restart_after_a_weekend_is_nothing_special(db: TestDb) {
-        let (bank, _machine) = open(&db.db).await;
+        let (bank, _machine) = open(&db).await;
         beat(&bank).await;
         earn(&bank, "ada", "x", 10_000).await;
         bank.settle().await;
@@ -119,7 +119,7 @@ on_each_engine! {
     }
 
     async fn a_database_behind_its_witness_pays_nobody_until_a_person_confirms(db: TestDb) {
-        let (bank, _machine) = open(&db.db).await;
+        let (bank, _machine) = open(&db).await;
         for _ in 0..3 {
             beat(&bank).await;
         }
@@ -147,7 +147,7 @@ on_each_engine! {
     }
 
     async fn a_new_machine_joins_a_cluster_that_lives_and_asks_about_a_copy(db: TestDb) {
-        let (bank, machine) = open(&db.db).await;
+        let (bank, machine) = open(&db).await;
         beat(&bank).await;
         queue_charge(&bank, "order").await;
         let witness = machine.path().join("witness");
@@ -170,7 +170,7 @@ on_each_engine! {
 
     async fn a_fresh_install_is_never_paused_and_one_that_cannot_write_a_witness_works(db: TestDb) {
         let nowhere = ("REMIT_PAYOUTS__WITNESS_FILE", "/nonexistent/directory/witness");
-        let bank = Bank::open_with(&db.db, &[nowhere]).await;
+        let bank = Bank::open_with(&db, &[nowhere]).await;
         // Settled by hand before the first start of a node.
         earn(&bank, "ada", "x", 10_000).await;
         bank.settle().await;
@@ -184,7 +184,7 @@ on_each_engine! {
     }
 
     async fn nodes_that_start_together_make_one_instance(db: TestDb) {
-        let (bank, machine) = open(&db.db).await;
+        let (bank, machine) = open(&db).await;
         let mut starts = tokio::task::JoinSet::new();
         for _ in 0..8 {
             let app = bank.shop.node.app.clone();
@@ -203,7 +203,7 @@ on_each_engine! {
 #[tokio::test]
 async fn a_restored_backup_sends_nothing_until_confirmed_and_then_finds_what_was_paid() {
     let db = TestDb::sqlite().await;
-    let mut bank = Bank::open(&db.db).await;
+    let mut bank = Bank::open(&db).await;
     let vault = tempfile::tempdir().unwrap();
     let backup = vault.path().join("backup.db");
     beat(&bank).await;
