@@ -288,6 +288,31 @@ on_each_engine! {
         bank.assert_balance("ada", [0, 0, 0, 2_000]).await;
     }
 
+    async fn another_transfer_that_a_look_up_under_way_finds_is_noticed(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        let lost = json!([{ "kind": "execute_then_500" }, { "kind": "hide", "for_s": 30_000 }]);
+        fault(&bank, sends(), 1, lost).await;
+        bank.settle().await;
+        bank.dispatch_over(600, 30).await;
+        assert_eq!(bank.payouts().await, ["unknown"]);
+        let (_, intent, _) = ids(&bank).await;
+        bank.advance(30_000).await;
+        let asks = json!({ "method": "GET", "path_prefix": "/v1/transfers" });
+        fault(&bank, asks, 1, json!({ "kind": "execute_on_release" })).await;
+        retried(&bank, &intent).await.unwrap();
+        let dispatcher = bank.dispatcher.clone();
+        let looking = tokio::spawn(async move { dispatcher.work_off().await });
+        bank.sandbox.until_hanging(1).await;
+        resolve(&bank, &intent, executed("tr_mistyped")).await.unwrap();
+        bank.sandbox.release().await;
+        looking.await.unwrap().unwrap();
+        bank.shop.node.process_all().await;
+        assert_eq!(bank.findings().await, ["duplicate_transfer"]);
+        assert_eq!(bank.jobs().await, ["completed"]);
+        bank.assert_balance("ada", [0, 0, 0, 2_000]).await;
+    }
+
     async fn a_transfer_made_by_hand_can_stand_for_a_lost_one_if_it_is_what_was_asked_for(db: TestDb) {
         let bank = Bank::open(&db).await;
         let intent = unknown_payout(&bank, None).await;

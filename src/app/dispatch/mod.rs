@@ -513,7 +513,10 @@ impl Dispatcher {
                     .await?;
             }
             Outcome::Quarantined(why) => payouts::quarantine(&mut tx, &mut scene, why, now).await?,
-            Outcome::Noted => {}
+            Outcome::Noted => {
+                let shown = answer.object.as_slice();
+                payouts::note_unexpected(&mut tx, &scene.stored, shown, now).await?;
+            }
         }
         note_key_trouble(&mut tx, &scene.stored.provider, answer.verdict, now).await?;
         failpoint::reach(Failpoint::JudgeBeforeCommit);
@@ -576,7 +579,12 @@ impl Dispatcher {
                 Looked::Unreadable
             }
             // Settled by somebody else meanwhile: the next look at the intent sees that.
-            Outcome::Again | Outcome::Wait(_) | Outcome::Failed | Outcome::Noted => Looked::Nothing,
+            Outcome::Noted => {
+                let shown = found.as_deref().unwrap_or_default();
+                payouts::note_unexpected(&mut tx, &scene.stored, shown, now).await?;
+                Looked::Nothing
+            }
+            Outcome::Again | Outcome::Wait(_) | Outcome::Failed => Looked::Nothing,
         };
         failpoint::reach(Failpoint::JudgeBeforeCommit);
         tx.commit().await?;
