@@ -14,9 +14,17 @@ use std::{
 };
 
 use remit::{
-    app::{App, demo::Demo},
+    app::{
+        App,
+        charges::{self, NewCharge},
+        demo::Demo,
+    },
     clock::{Clock as _, SystemClock},
     config::Config,
+    domain::{
+        ids::ProjectId,
+        money::{Currency, Money},
+    },
     providers::{Inbound as _, stripe::Stripe},
     store::{Db, DbOptions},
 };
@@ -217,6 +225,22 @@ fn what_cannot_be_understood_is_a_usage_error() {
     for arguments in [
         &["events", "list", "--state", "lost"][..],
         &["events", "list", "--limit", "0"],
+        &["jobs", "list", "--state", "lost"],
+        &["jobs", "list", "--kind", "gift"],
+        &["jobs", "resolve", "int_1", "--evidence", "a ticket of theirs", "--approver", "rk"],
+        &[
+            "jobs",
+            "resolve",
+            "int_1",
+            "--not-executed",
+            "--executed",
+            "tr_1",
+            "--evidence",
+            "x",
+            "--approver",
+            "rk",
+        ],
+        &["jobs", "resolve", "int_1", "--not-executed", "--evidence", "too short", "--approver", "rk"],
         &["keys", "create", "--kind", "root"],
         &["keys", "create", "--kind", "operator", "--scopes", "everything"],
         &["keys", "create", "--kind", "organization"],
@@ -536,9 +560,99 @@ fn a_reader_that_goes_away_is_no_failure() {
 #[test]
 fn completions_name_every_command() {
     let script = String::from_utf8(Bench::empty().run(&["completions", "bash"]).ends_with(0).out).unwrap();
-    for command in ["serve", "demo", "replay", "events", "keys", "endpoints", "doctor", "migrate"] {
+    for command in ["serve", "demo", "replay", "events", "jobs", "keys", "endpoints", "doctor", "migrate"] {
         assert!(script.contains(command), "{command}");
     }
+}
+
+/// Queues a charge as a caller will, and leaves what became of it in doubt.
+fn charge_in_doubt(bench: &Bench) {
+    in_runtime(async {
+        let config = Config::load(None, [], [], |_| unreachable!("no setting names a file")).unwrap();
+        let db = Db::connect(&bench.url(), &DbOptions::default()).await.unwrap();
+        let app = App::new(db.clone(), Arc::new(config), Arc::new(SystemClock));
+        let charge = NewCharge {
+            project_id: ProjectId::platform(),
+            amount: Money { minor: 2_000, currency: Currency::parse("usd").unwrap() },
+            application_fee: 50,
+            destination: "acct_seller".to_owned(),
+            client_reference: Some("order".to_owned()),
+        };
+        charges::queue(&app, &charge).await.unwrap();
+        db.close().await;
+    });
+    bench.tamper(&[
+        "UPDATE intent SET state = 'unknown'",
+        "UPDATE charge SET state = 'unknown', reason = 'window_over'",
+        "UPDATE job SET state = 'unknown', reason = 'window_over', next_attempt_at_us = NULL",
+    ]);
+}
+
+#[test]
+fn a_doubt_is_listed_shown_retried_and_ended_by_two_people() {
+    let bench = Bench::migrated();
+    charge_in_doubt(&bench);
+    let jobs =
+        bench.json(&["jobs", "list", "--state", "unknown", "--state", "parked", "--kind", "charge"], 0);
+    let job = jobs[0].as_object().unwrap();
+    let fields: Vec<&str> = job.keys().map(String::as_str).collect();
+    let contract =
+        ["attempts", "generation", "id", "intent_id", "kind", "next_attempt_at", "reason", "state"];
+    assert_eq!(fields, contract);
+    assert_eq!((&job["state"], &job["reason"]), (&json!("unknown"), &json!("window_over")));
+    assert_eq!(bench.json(&["jobs", "list", "--state", "completed"], 0), json!([]));
+    let (id, intent) = (job["id"].as_str().unwrap(), job["intent_id"].as_str().unwrap());
+    let shown = bench.json(&["jobs", "show", id], 0);
+    assert_eq!(shown["charge"]["client_reference"], "order");
+    assert_eq!(bench.json(&["jobs", "show", intent], 0), shown);
+    let table = String::from_utf8(bench.run(&["jobs", "show", intent]).ends_with(0).out).unwrap();
+    assert!(table.contains("remit_test_") && table.contains("acct_seller"), "{table}");
+    assert!(bench.json(&["jobs", "retry", id], 0)["job"]["next_attempt_at"].is_string());
+    bench.run(&["jobs", "show", "job_unheard_of"]).ends_with(1);
+
+    let made = bench.json(&["keys", "create", "--kind", "operator", "--scopes", "payout:resolve"], 0);
+    let approver = made["key"].as_str().unwrap();
+    let say = |id: &str| {
+        let mut command = bench.command(&["jobs", "resolve", id, "--not-executed", "--approver", "-"]);
+        command.args(["--evidence", "their support has looked: ticket 4711", "--output", "json"]);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(approver.as_bytes()).unwrap();
+        Ran::of(child.wait_with_output().unwrap())
+    };
+    let refused = say(id).ends_with(2);
+    assert!(refused.err.contains("type the intent's own id"), "{}", refused.err);
+    let ended = say(intent).ends_with(0).data();
+    assert_eq!((&ended["job"]["state"], &ended["job"]["generation"]), (&json!("available"), &json!(1)));
+    assert_eq!(ended["resolutions"][1]["evidence"], "their support has looked: ticket 4711");
+    let again = say(intent).ends_with(1);
+    assert!(again.err.contains("only one that is unknown"), "{}", again.err);
+    assert!(!again.err.contains(approver));
+}
+
+#[test]
+fn a_database_that_went_back_in_time_is_paused_at_the_start_and_resumed_by_a_person() {
+    let bench = Bench::migrated();
+    let serve = || {
+        let server = Server::start(&bench);
+        server.signal("-TERM");
+        assert_eq!(server.end().0, Some(0));
+    };
+    serve();
+    assert!(bench.path("remit.db.witness").exists());
+    serve();
+    assert_eq!(bench.json(&["payouts", "status"], 0)["paused"], false);
+    bench.tamper(&["UPDATE instance SET beat = 1"]);
+    assert_eq!(bench.json(&["doctor"], 3)["findings"][0]["invariant"], "database_not_restored");
+    serve();
+    assert_eq!(bench.json(&["payouts", "status"], 0)["pauses"][0]["kind"], "restored");
+    assert_eq!(bench.json(&["findings", "list"], 0)[0]["kind"], "database_restored");
+    bench.run(&["payouts", "resume"]).ends_with(1);
+    bench.run(&["payouts", "resume", "--confirm-restored", "--note", "compared"]).ends_with(0);
+    serve();
+    assert_eq!(bench.json(&["payouts", "status"], 0)["paused"], false);
+    assert_eq!(bench.json(&["findings", "list"], 0), json!([]));
+    assert_eq!(bench.json(&["doctor"], 0)["findings"], json!([]));
 }
 
 /// A server that is stopped when the test ends, however it ends.

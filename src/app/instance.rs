@@ -62,17 +62,17 @@ enum Age {
     },
     /// Nobody has used it for a while, and this machine was not there when it was used last.
     Unwitnessed {
-        /// When it was used last; none: it does not say.
-        last_used: Option<Timestamp>,
+        /// When it was used last.
+        last_used: Timestamp,
     },
 }
 
 impl Age {
     /// Compares what the database says of itself with what this machine remembers.
     fn judge(known: Option<&Instance>, witness: Option<&Witness>, has_intents: bool, now: Timestamp) -> Self {
-        if let (Some(instance), Some(witness)) = (known, witness)
-            && instance.id == witness.instance_id
-        {
+        // Nothing is sent before the first beat.
+        let Some(instance) = known else { return Self::Plausible };
+        if let Some(witness) = witness.filter(|witness| witness.instance_id == instance.id) {
             if instance.beat < witness.beat {
                 return Self::WentBack { beat: instance.beat, seen: witness.beat };
             }
@@ -83,9 +83,12 @@ impl Age {
                 return Self::Plausible;
             }
         }
-        let last_used = known.map(|instance| instance.beat_at);
-        let is_live = last_used.is_some_and(|at| now <= at.plus_secs(FRESH_S));
-        if is_live || !has_intents { Self::Plausible } else { Self::Unwitnessed { last_used } }
+        let is_live = now <= instance.beat_at.plus_secs(FRESH_S);
+        if is_live || !has_intents {
+            Self::Plausible
+        } else {
+            Self::Unwitnessed { last_used: instance.beat_at }
+        }
     }
 
     /// What is wrong, in words; `None` when nothing is.
@@ -96,15 +99,10 @@ impl Age {
                 "the database is at beat {beat} and this machine has seen beat {seen} of it: it was restored \
                  from an older copy"
             )),
-            Self::Unwitnessed { last_used: Some(at) } => Some(format!(
-                "the database was used last at {at} and this machine does not know it from then: it may be an \
-                 older copy"
+            Self::Unwitnessed { last_used } => Some(format!(
+                "the database was used last at {last_used} and this machine does not know it from then: it \
+                 may be an older copy"
             )),
-            Self::Unwitnessed { last_used: None } => Some(
-                "the database does not say when it was used last and knows of payouts: it may be an older \
-                 copy"
-                    .to_owned(),
-            ),
         }
     }
 }
@@ -121,24 +119,24 @@ pub async fn beat(app: &App) -> Result<(), StoreError> {
     let witness = read_witness(path.clone()).await;
     let now = app.now();
     let mut tx = app.db.begin().await?;
-    let (known, id) = known_or_new(&mut tx, now).await?;
+    let known = lock_or_create(&mut tx, now).await?;
     let has_intents = instance::has_intents(&mut tx).await?;
-    let age = Age::judge(known.as_ref(), witness.as_ref(), has_intents, now);
+    let age = Age::judge(Some(&known), witness.as_ref(), has_intents, now);
     if let Some(trouble) = age.trouble() {
-        error!(instance.id = id.as_str(), reason = trouble, "all payouts are paused");
+        error!(instance.id = known.id.as_str(), reason = trouble, "all payouts are paused");
         instance::pause(&mut tx, &new_id!(HoldId, now), &trouble, now).await?;
-        findings::raise(&mut tx, &[finding(&id, &trouble)], now).await?;
+        findings::raise(&mut tx, &[finding(&known.id, &trouble)], now).await?;
     }
     let last = match age {
         // Behind no witness any more, this machine's or another's: the pause is what is remembered now.
         Age::WentBack { seen, .. } => seen,
-        Age::Plausible | Age::Unwitnessed { .. } => known.map_or(0, |instance| instance.beat),
+        Age::Plausible | Age::Unwitnessed { .. } => known.beat,
     };
     let beat = last.saturating_add(1);
     instance::set_beat(&mut tx, beat, now).await?;
     tx.commit().await?;
     // Only now: a witness that is ahead of the database says that the database went back.
-    let witness = Witness { instance_id: id, beat, beat_at_us: now.as_micros() };
+    let witness = Witness { instance_id: known.id, beat, beat_at_us: now.as_micros() };
     let written = tokio::task::spawn_blocking(move || write_witness(&path, &witness)).await;
     if let Err(reason) = written.unwrap_or_else(|_| Err(io::Error::other("the write panicked"))) {
         warn!(%reason, "the witness of the database's age cannot be written; correct `payouts.witness_file`");
@@ -146,18 +144,14 @@ pub async fn beat(app: &App) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The row of the instance, locked, as it was found, and its id; made where it was not there.
-async fn known_or_new(tx: &mut Tx, now: Timestamp) -> Result<(Option<Instance>, InstanceId), StoreError> {
+/// The row of the instance, locked; made where there is none yet.
+async fn lock_or_create(tx: &mut Tx, now: Timestamp) -> Result<Instance, StoreError> {
     if let Some(known) = instance::lock(tx).await? {
-        let id = known.id.clone();
-        return Ok((Some(known), id));
+        return Ok(known);
     }
+    // Another node may be first; then its row counts.
     instance::create(tx, &new_id!(InstanceId, now), now).await?;
-    match instance::lock(tx).await? {
-        // Another node may have been first; what counts is that the database said nothing until now.
-        Some(made) => Ok((None, made.id)),
-        None => Err(StoreError::RowsAffected { expected: 1, actual: 0 }),
-    }
+    instance::lock(tx).await?.ok_or(StoreError::RowsAffected { expected: 1, actual: 0 })
 }
 
 fn finding(id: &InstanceId, trouble: &str) -> NewFinding {
@@ -295,7 +289,7 @@ mod tests {
             let live = known(7, ago(FRESH_S));
             assert_eq!(Age::judge(Some(&live), witness, true, NOW), Age::Plausible);
             let stale = known(7, ago(FRESH_S + 1));
-            let unwitnessed = Age::Unwitnessed { last_used: Some(ago(FRESH_S + 1)) };
+            let unwitnessed = Age::Unwitnessed { last_used: ago(FRESH_S + 1) };
             assert_eq!(Age::judge(Some(&stale), witness, true, NOW), unwitnessed);
             assert_eq!(Age::judge(Some(&stale), witness, false, NOW), Age::Plausible, "nothing to pay twice");
         }
@@ -307,14 +301,17 @@ mod tests {
         let stopped_last = known(20, ago(WEEKEND_S - FRESH_S));
         assert_eq!(Age::judge(Some(&stopped_last), Some(&here), true, NOW), Age::Plausible);
         let went_on_for_hours = known(200, ago(WEEKEND_S / 2));
-        let unwitnessed = Age::Unwitnessed { last_used: Some(ago(WEEKEND_S / 2)) };
+        let unwitnessed = Age::Unwitnessed { last_used: ago(WEEKEND_S / 2) };
         assert_eq!(Age::judge(Some(&went_on_for_hours), Some(&here), true, NOW), unwitnessed);
     }
 
     #[test]
-    fn a_fresh_database_is_believed_and_one_that_lost_its_row_is_not() {
-        assert_eq!(Age::judge(None, None, false, NOW), Age::Plausible);
-        assert_eq!(Age::judge(None, None, true, NOW), Age::Unwitnessed { last_used: None });
+    fn a_database_that_no_node_has_worked_on_is_believed_whatever_is_beside_it() {
+        for has_intents in [false, true] {
+            for witness in [None, Some(&witness(7, NOW))] {
+                assert_eq!(Age::judge(None, witness, has_intents, NOW), Age::Plausible);
+            }
+        }
     }
 
     #[tokio::test]

@@ -265,6 +265,25 @@ pub(super) async fn note_transfer(
     Ok(())
 }
 
+/// Writes down the transfers that the provider shows for an intent that was settled meanwhile in another
+/// way, but for the one that settled it: they are then compared with the payout like those that events tell
+/// of, and one that should not be there raises the alarm.
+pub(super) async fn note_unexpected(
+    tx: &mut Tx,
+    stored: &StoredIntent,
+    objects: &[ObjectSeen],
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let Purpose::Payout(_) = stored.purpose else { return Ok(()) };
+    for object in objects {
+        // Of one that is not what was asked for, only an event tells what it is.
+        if object.matches && stored.object_id.as_deref() != Some(&*object.id) {
+            note_transfer(tx, stored, object, now).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Where what the provider shows of the platform's own account belongs.
 pub(super) fn own_scope(provider: &str, livemode: bool) -> book::Scope {
     book::Scope { project_id: ProjectId::platform(), realm: Realm::new(provider, livemode, "") }

@@ -3,8 +3,9 @@
 use axum::http::{Method, StatusCode};
 use remit::{
     app::{
-        Refusal,
+        App, Refusal,
         charges::{self, NewCharge, Queued},
+        doctor, holds,
         jobs::{self, Claim, JobDetails, Resolution},
         keys::{self, KeyKind, NewKey, Principal},
     },
@@ -22,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     paying::{earn, fault, sends},
-    support::{TestDb, api::Api, bank::Bank, books, on_each_engine},
+    support::{TestDb, api::Api, bank::Bank, books, node::Node, on_each_engine},
 };
 
 const EVIDENCE: &str = "ticket 4711: support has looked through the logs of that day";
@@ -94,6 +95,16 @@ async fn charge(bank: &Bank, reference: &str) -> Queued {
 async fn listed(bank: &Bank, filter: JobFilter, limit: i64) -> Vec<JobId> {
     let rows = jobs::list(&bank.shop.node.app, &Principal::console(), &filter, limit).await.unwrap();
     rows.into_iter().map(|row| row.id).collect()
+}
+
+/// What the check-up finds: rule, severity and object.
+async fn diagnosis(bank: &Bank) -> Vec<String> {
+    diagnosis_of(&bank.shop.node.app).await
+}
+
+async fn diagnosis_of(app: &App) -> Vec<String> {
+    let found = doctor::examine(app).await.unwrap();
+    found.iter().map(|one| format!("{} {} {}", one.invariant, one.severity, one.object)).collect()
 }
 
 /// The code of a refusal.
@@ -274,6 +285,31 @@ on_each_engine! {
         assert_eq!(bank.texts("SELECT kind FROM payout_hold WHERE lifted_at_us IS NULL").await, ["anomaly"]);
         let kinds = shown(&bank, &intent).await["findings"].clone();
         assert_eq!(kinds[0]["kind"], "duplicate_transfer", "an operator who looks at the intent sees it");
+        bank.assert_balance("ada", [0, 0, 0, 2_000]).await;
+    }
+
+    async fn another_transfer_that_a_look_up_under_way_finds_is_noticed(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        let lost = json!([{ "kind": "execute_then_500" }, { "kind": "hide", "for_s": 30_000 }]);
+        fault(&bank, sends(), 1, lost).await;
+        bank.settle().await;
+        bank.dispatch_over(600, 30).await;
+        assert_eq!(bank.payouts().await, ["unknown"]);
+        let (_, intent, _) = ids(&bank).await;
+        bank.advance(30_000).await;
+        let asks = json!({ "method": "GET", "path_prefix": "/v1/transfers" });
+        fault(&bank, asks, 1, json!({ "kind": "execute_on_release" })).await;
+        retried(&bank, &intent).await.unwrap();
+        let dispatcher = bank.dispatcher.clone();
+        let looking = tokio::spawn(async move { dispatcher.work_off().await });
+        bank.sandbox.until_hanging(1).await;
+        resolve(&bank, &intent, executed("tr_mistyped")).await.unwrap();
+        bank.sandbox.release().await;
+        looking.await.unwrap().unwrap();
+        bank.shop.node.process_all().await;
+        assert_eq!(bank.findings().await, ["duplicate_transfer"]);
+        assert_eq!(bank.jobs().await, ["completed"]);
         bank.assert_balance("ada", [0, 0, 0, 2_000]).await;
     }
 
@@ -464,5 +500,52 @@ on_each_engine! {
         let expected = (409, "NOT_UNKNOWN".to_owned());
         assert_eq!(api.refusal(&api.operator, Method::POST, &resolve, &good).await, expected);
         assert_eq!(api.refusal(&api.operator, Method::GET, "/v1/admin/jobs/int_none", &nothing).await, (404, "NOT_FOUND".to_owned()));
+    }
+
+    async fn doctor_sees_jobs_that_nobody_takes_unless_they_are_switched_off(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        charge(&bank, "one").await;
+        bank.advance(14 * 60).await;
+        assert_eq!(diagnosis(&bank).await, [""; 0]);
+        bank.advance(2 * 60).await;
+        let job = bank.texts("SELECT id FROM job").await.remove(0);
+        assert_eq!(diagnosis(&bank).await, [format!("job_overdue critical {job}")]);
+        let off = Node::with_settings(db.db.clone(), 16, &[]);
+        off.clock.set(bank.shop.node.app.now());
+        assert_eq!(diagnosis_of(&off.app).await, [""; 0], "charges are not switched on there");
+        let now = bank.shop.node.app.now();
+        let mut tx = db.db.begin().await.unwrap();
+        stored_jobs::claim_due(&mut tx, now, now.plus_secs(60), 10, &[]).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(diagnosis(&bank).await, [""; 0], "somebody works on it");
+        bank.advance(17 * 60).await;
+        assert_eq!(diagnosis(&bank).await, [format!("job_abandoned critical {job}")]);
+        bank.dispatch().await;
+        assert_eq!(diagnosis(&bank).await, [""; 0]);
+    }
+
+    async fn doctor_sees_what_keeps_payouts_from_going_out(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        let (app, by) = (&bank.shop.node.app, Principal::console());
+        let pauses = holds::pause(app, &by, "the bank is closed").await.unwrap();
+        assert_eq!(diagnosis(&bank).await, [format!("payouts_not_paused warning {}", pauses[0].id)]);
+        holds::resume(app, &by, false, None).await.unwrap();
+        assert_eq!(diagnosis(&bank).await, [""; 0]);
+        let keyless = Node::with_settings(db.db.clone(), 16, &[("REMIT_PAYOUTS__LIVE", "true")]);
+        let expected = ["provider_key_configured warning stripe.secret_key"];
+        assert_eq!(diagnosis_of(&keyless.app).await, expected);
+    }
+
+    async fn doctor_sees_doubts_and_objects_that_count_twice(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        let intent = unknown_payout(&bank, None).await;
+        let found = doctor::examine(&bank.shop.node.app).await.unwrap();
+        assert_eq!((found.len(), found[0].invariant, &*found[0].object), (1, "outcome_known", "transfer"));
+        assert!(found[0].detail.starts_with("1 of which nobody knows"), "{}", found[0].detail);
+        resolve(&bank, &intent, executed("tr_1")).await.unwrap();
+        assert_eq!(diagnosis(&bank).await, [""; 0]);
+        charge(&bank, "order").await;
+        bank.change("UPDATE intent SET object_id = 'tr_1' WHERE kind = 'charge'").await;
+        assert_eq!(diagnosis(&bank).await, ["one_intent_per_provider_object critical stripe tr_1"]);
     }
 }

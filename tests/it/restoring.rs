@@ -171,8 +171,12 @@ on_each_engine! {
     async fn a_fresh_install_is_never_paused_and_one_that_cannot_write_a_witness_works(db: TestDb) {
         let nowhere = ("REMIT_PAYOUTS__WITNESS_FILE", "/nonexistent/directory/witness");
         let bank = Bank::open_with(&db, &[nowhere]).await;
-        beat(&bank).await;
+        // Settled by hand before the first start of a node.
+        earn(&bank, "ada", "x", 10_000).await;
+        bank.settle().await;
         bank.advance(WEEKEND_S).await;
+        beat(&bank).await;
+        bank.advance(60).await;
         beat(&bank).await;
         assert_eq!((beats(&bank).await, paused(&bank).await), ("2".to_owned(), Vec::new()));
         let id = bank.texts("SELECT instance_id FROM instance").await;

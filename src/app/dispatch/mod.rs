@@ -588,13 +588,9 @@ impl Dispatcher {
                     .await?;
             }
             Outcome::Quarantined(why) => payouts::quarantine(&mut tx, &mut scene, why, now).await?,
-            // Nothing follows for this intent, but a transfer that nobody expects must not stay unseen.
             Outcome::Noted => {
-                if let (Verdict::Executed, Some(object), Purpose::Payout(_)) =
-                    (answer.verdict, &answer.object, &scene.stored.purpose)
-                {
-                    payouts::note_transfer(&mut tx, &scene.stored, object, now).await?;
-                }
+                let shown = answer.object.as_slice();
+                payouts::note_unexpected(&mut tx, &scene.stored, shown, now).await?;
             }
         }
         note_key_trouble(&mut tx, &scene.stored.provider, answer.verdict, now).await?;
@@ -659,7 +655,12 @@ impl Dispatcher {
                 Looked::Unreadable
             }
             // Settled by somebody else meanwhile: the next look at the intent sees that.
-            Outcome::Again | Outcome::Wait(_) | Outcome::Failed | Outcome::Noted => Looked::Nothing,
+            Outcome::Noted => {
+                let shown = found.as_deref().unwrap_or_default();
+                payouts::note_unexpected(&mut tx, &scene.stored, shown, now).await?;
+                Looked::Nothing
+            }
+            Outcome::Again | Outcome::Wait(_) | Outcome::Failed => Looked::Nothing,
         };
         failpoint::reach(Failpoint::JudgeBeforeCommit);
         tx.commit().await?;
