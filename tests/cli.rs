@@ -738,7 +738,7 @@ fn the_admin_api_opens_with_a_key_of_the_command_line() {
 }
 
 /// Settings with which payouts may be sent to a provider at `base`.
-fn paying<'a>(base: &'a str) -> [(&'static str, &'a str); 3] {
+fn paying(base: &str) -> [(&str, &str); 3] {
     [("REMIT_PAYOUTS__LIVE", "true"), ("REMIT_STRIPE__SECRET_KEY", KEY), ("REMIT_STRIPE__API_BASE", base)]
 }
 
