@@ -138,6 +138,15 @@ impl Bench {
         self.json(&["events", "list", "--limit", "1000"], 0).as_array().unwrap().clone()
     }
 
+    /// Settles where payouts are enabled, and gives what is under `data`, if there is anything.
+    #[track_caller]
+    fn settle(&self, arguments: &[&str], code: i32) -> Value {
+        let arguments = [&["settle", "--output", "json"], arguments].concat();
+        let ran = Ran::of(self.command(&arguments).env("REMIT_PAYOUTS__LIVE", "true").output().unwrap());
+        let ran = ran.ends_with(code);
+        if ran.out.is_empty() { Value::Null } else { ran.data() }
+    }
+
     /// Runs statements on the database behind the program's back.
     fn tamper(&self, statements: &'static [&'static str]) {
         in_runtime(async {
@@ -905,6 +914,71 @@ fn the_demonstration_pays_through_lost_answers_short_funds_and_reversals() {
     assert_eq!((&small["due"], &small["reason"]), (&json!(380), &json!("below_min_payout")));
 }
 
+/// Lets every program pay dollars and euros to everybody.
+const CAN_BE_PAID: &[&str] = &[
+    "UPDATE program SET min_payout = '{\"usd\":0,\"eur\":0}', platform_fee_bps = 100",
+    "INSERT INTO payout_account (organization_id, provider, account_id, created_at_us)
+     SELECT DISTINCT organization_id, 'stripe', 'acct_' || SUBSTR(organization_id, 5), 0 FROM enrollment",
+];
+
+#[test]
+fn settling_shows_a_plan_and_pays_only_when_told_to_and_allowed_to() {
+    let bench = Bench::with_affiliates();
+    bench.json(&["replay", text(&fixture("stripe")), text(&fixture("paddle"))], 0);
+    bench.tamper(CAN_BE_PAID);
+    let plan = bench.json(&["settle"], 0);
+    let payouts = plan["payouts"].as_array().unwrap();
+    assert!(!payouts.is_empty() && payouts.iter().all(|line| line["id"].is_null()), "{plan}");
+    assert_eq!((&plan["dry_run"], &plan["runs"]), (&json!(true), &json!([])));
+    for line in payouts {
+        let amount = |field: &str| line[field].as_i64().unwrap();
+        assert_eq!(amount("due"), amount("fee") + amount("send"), "{line}");
+    }
+    assert_eq!(bench.json(&["settle", "--dry-run"], 0), plan);
+    let table = bench.run(&["settle"]).ends_with(0);
+    assert!(String::from_utf8_lossy(&table.out).contains(" USD"), "{}", table.err);
+    assert!(table.err.contains("--yes"), "{}", table.err);
+
+    let refused = bench.run(&["settle", "--yes"]).ends_with(1);
+    assert!(refused.err.contains("payouts.live") && refused.out.is_empty(), "{}", refused.err);
+    bench.run(&["settle", "--yes", "--dry-run"]).ends_with(2);
+    bench.run(&["settle", "--as-of", "yesterday"]).ends_with(2);
+    bench.run(&["settle", "--program", "prog_nobody"]).ends_with(1);
+    bench.settle(&["--yes", "--as-of", "2999-01-01T00:00:00Z"], 2);
+
+    let one = payouts[0]["program_id"].as_str().unwrap();
+    let first = bench.settle(&["--yes", "--program", one], 0);
+    assert!(first["run_id"].as_str().unwrap().starts_with("run_"), "{first}");
+    assert!(first["payouts"].as_array().unwrap().iter().all(|line| line["program_id"] == one));
+    let rest = bench.settle(&["--yes"], 0);
+    let paid: usize = [&first, &rest].map(|run| run["payouts"].as_array().unwrap().len()).iter().sum();
+    assert_eq!(paid, payouts.len());
+    assert_eq!(bench.json(&["settle"], 0)["payouts"], json!([]));
+}
+
+#[test]
+fn paused_payouts_are_shown_and_refuse_settlements_until_they_are_resumed() {
+    let bench = Bench::with_affiliates();
+    let status = || bench.json(&["payouts", "status"], 0);
+    assert_eq!(status(), json!({ "enabled": false, "paused": false, "pauses": [] }));
+    bench.run(&["payouts", "pause"]).ends_with(2);
+    bench.run(&["payouts", "pause", "--reason", " "]).ends_with(2);
+    let paused = bench.json(&["payouts", "pause", "--reason", "the bank called"], 0);
+    assert_eq!((&paused["paused"], &paused["pauses"][0]["actor"]), (&json!(true), &json!("console")));
+    let table = bench.run(&["payouts", "status"]).ends_with(0);
+    assert!(String::from_utf8_lossy(&table.out).contains("the bank called"));
+    let refused =
+        Ran::of(bench.command(&["settle", "--yes"]).env("REMIT_PAYOUTS__LIVE", "true").output().unwrap())
+            .ends_with(1);
+    assert!(refused.err.contains("paused"), "{}", refused.err);
+    bench.tamper(&["UPDATE payout_pause SET kind = 'restored'"]);
+    let refused = bench.run(&["payouts", "resume"]).ends_with(1);
+    assert!(refused.err.contains("gone back in time"), "{}", refused.err);
+    bench.run(&["payouts", "resume", "--confirm-restored", "--note", "compared by hand"]).ends_with(0);
+    assert_eq!(status()["paused"], false);
+    bench.settle(&["--yes"], 0);
+}
+
 #[test]
 fn doctor_shows_the_configuration_with_secrets_masked() {
     let bench = Bench::migrated();
@@ -1029,12 +1103,86 @@ const TAMPERINGS: &[Tampering] = &[
     },
 ];
 
+/// The same where payouts were made.
+const PAYOUT_TAMPERINGS: &[Tampering] = &[
+    Tampering {
+        statements: &["UPDATE payout SET due_minor = due_minor + 1, send_minor = send_minor + 1"],
+        finds: &["payout_is_its_items", "in_transit_is_reserved", "payout_has_its_intent"],
+    },
+    Tampering {
+        statements: &["UPDATE lot SET payout_id = NULL WHERE payout_id IS NOT NULL"],
+        finds: &["lot_in_one_payout", "unclaimed_lots_are_payable", "claimed_is_held_by_a_payout"],
+    },
+    Tampering {
+        // A lot in two payouts of which neither was given up.
+        statements: &[
+            "INSERT INTO payout SELECT 'po_twin', run_id, program_id, enrollment_id, organization_id, currency,
+                 due_minor, fee_minor, send_minor, state, reason, provider, livemode, destination,
+                 on_transfer_reversed, transfer_id, reversed_minor, returned_minor, revision, created_at_us,
+                 completed_at_us
+             FROM payout WHERE id = (SELECT MIN(id) FROM payout)",
+            "INSERT INTO payout_item SELECT 'po_twin', lot_id, commission_id, amount_minor FROM payout_item
+             WHERE payout_id = (SELECT MIN(id) FROM payout WHERE id <> 'po_twin')",
+        ],
+        finds: &[
+            "lot_in_one_payout",
+            "in_transit_is_reserved",
+            "payout_has_its_intent",
+            "payout_revisions_without_gaps",
+        ],
+    },
+    Tampering {
+        statements: &["UPDATE payout_item SET lot_id = 'lot_nowhere' WHERE lot_id = (SELECT MIN(lot_id) FROM payout_item)"],
+        finds: &["lot_in_one_payout", "payout_item_has_a_lot"],
+    },
+    Tampering {
+        statements: &["UPDATE commission SET claimed = 0 WHERE claimed = 1"],
+        finds: &["claimed_is_held_by_a_payout"],
+    },
+    Tampering {
+        statements: &["UPDATE payout SET state = 'completed'"],
+        finds: &["in_transit_is_reserved", "paid_is_sent", "payout_fits_its_intent"],
+    },
+    Tampering {
+        statements: &["UPDATE payout SET state = 'canceled'"],
+        finds: &["lot_in_one_payout", "in_transit_is_reserved", "payout_fits_its_intent"],
+    },
+    Tampering {
+        statements: &["UPDATE balance SET credit_minor = credit_minor + 5 WHERE account = 'in_transit'"],
+        finds: &["balance_is_sum_of_postings", "in_transit_is_reserved", "earned_is_accounted_for"],
+    },
+    Tampering {
+        statements: &["UPDATE intent SET amount_minor = amount_minor + 1"],
+        finds: &["payout_has_its_intent"],
+    },
+    Tampering {
+        statements: &["DELETE FROM job"],
+        finds: &["payout_has_its_intent"],
+    },
+    Tampering {
+        statements: &["UPDATE payout_run SET state = 'running', created_at_us = 1"],
+        finds: &["settlement_stuck"],
+    },
+    Tampering {
+        statements: &["UPDATE payout SET revision = 2"],
+        finds: &["payout_revisions_without_gaps"],
+    },
+];
+
 #[test]
 fn doctor_finds_every_way_in_which_the_books_were_changed() {
     let original = Bench::with_affiliates();
     original.json(&["replay", text(&fixture("stripe")), text(&fixture("paddle"))], 0);
+    find_all(&original, TAMPERINGS);
+    original.tamper(CAN_BE_PAID);
+    assert!(!original.settle(&["--yes"], 0)["payouts"].as_array().unwrap().is_empty());
+    find_all(&original, PAYOUT_TAMPERINGS);
+}
+
+/// Copies a database that doctor finds nothing in, once per change, and has doctor find the change.
+fn find_all(original: &Bench, tamperings: &[Tampering]) {
     assert_eq!(original.json(&["doctor"], 0)["findings"], json!([]));
-    for tampering in TAMPERINGS {
+    for tampering in tamperings {
         let bench = Bench::empty();
         for entry in fs::read_dir(original.directory.path()).unwrap() {
             let entry = entry.unwrap();

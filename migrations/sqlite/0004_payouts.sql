@@ -126,6 +126,7 @@ CREATE TABLE charge (
                               'requires_capture', 'succeeded', 'canceled', 'failed')),
     reason                TEXT,
     payment_intent_id     TEXT,
+    told_at_us            INTEGER NOT NULL,            -- as of when the provider's status is known
     created_at_us         INTEGER NOT NULL,
     UNIQUE (project_id, client_reference)
 ) STRICT;
@@ -200,6 +201,7 @@ CREATE TABLE job (
 ) STRICT;
 CREATE INDEX job_due ON job (next_attempt_at_us, id) WHERE next_attempt_at_us IS NOT NULL;
 CREATE INDEX job_by_state ON job (state, id);
+CREATE INDEX job_by_time ON job (created_at_us, id);
 CREATE INDEX job_waiting ON job (reason, lane) WHERE state = 'parked';
 
 -- How people ended a doubt.

@@ -214,6 +214,7 @@ pub(super) async fn succeed(
         Subject::Charge(charge) => {
             charge.payment_intent_id = Some(object.id.clone());
             charge.state = ChargeState::of_status(object.status.as_deref().unwrap_or_default());
+            charge.told_at = object.created_at;
             charge.reason = None;
             charges::save(tx, charge).await?;
         }
@@ -639,17 +640,14 @@ pub(super) async fn take_in_charge(
                 matches,
                 status: Some(seen.status.clone()),
                 reversed: 0,
-                created_at: seen.at,
+                created_at: seen.told_at,
             };
             succeed(tx, &mut scene, &object, &Cause::Event(event.to_owned()), now).await
         }
         IntentState::Succeeded if is_same => {
-            // Events of one second come in any order; an end is never taken back.
-            if !charge.state.is_over() {
-                charge.state = ChargeState::of_status(&seen.status);
-                charges::save(tx, charge).await?;
-            }
-            Ok(())
+            let told = (seen.told_at, ChargeState::of_status(&seen.status));
+            (charge.told_at, charge.state) = ChargeState::newest((charge.told_at, charge.state), told);
+            Ok(charges::save(tx, charge).await?)
         }
         IntentState::Open
         | IntentState::Unknown

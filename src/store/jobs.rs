@@ -15,7 +15,7 @@ use super::{
 use crate::{
     domain::{
         ids::{ChargeId, IntentId, JobId, PayoutId},
-        intent::{Intent, IntentKind, IntentState, Sent, Verdict},
+        intent::{Intent, IntentKind, IntentState, MADE_AGAIN_S, Sent, Verdict},
         job::JobState,
         money::{Currency, Money},
         time::Timestamp,
@@ -204,8 +204,11 @@ pub async fn load_intent(conn: &mut Conn, id: &IntentId) -> Result<Option<Stored
         .collect::<Result<Vec<Sent>, StoreError>>()?;
     let looked_up: Option<Option<i64>> =
         conn.q(LOOKED_UP).bind(id.as_str()).bind(FOUND_NOTHING).scalar().await?;
-    // After a restore only what was asked since then counts.
-    let look_up_first = row.created_at_us < row.look_up_before_us;
+    // After a restore only what was asked since then counts. What is made soon afterwards may have been made
+    // before, by the database that is lost.
+    let restored_at = Some(row.look_up_before_us).filter(|at| *at > 0).map(Timestamp::from_micros);
+    let look_up_first =
+        restored_at.is_some_and(|at| row.created_at_us < at.plus_secs(MADE_AGAIN_S).as_micros());
     let looked_up_at = looked_up.flatten().filter(|at| !look_up_first || *at >= row.look_up_before_us);
     let kind: IntentKind = at.read("kind", &row.kind)?;
     let purpose = match (kind, &row.payout_id, &row.charge_id, row.application_fee_minor) {

@@ -347,6 +347,15 @@ pub struct Told {
 
 /// What was told of a transfer at this endpoint's project.
 pub async fn find(conn: &mut Conn, news: &News) -> Result<Option<Told>, StoreError> {
+    find_told(conn, &news.scope, &news.transfer_id).await
+}
+
+/// What was told of a transfer at this place.
+pub async fn find_told(
+    conn: &mut Conn,
+    scope: &Scope,
+    transfer_id: &str,
+) -> Result<Option<Told>, StoreError> {
     const SQL: &str = "SELECT intent_id, amount_minor, currency, destination, of_charge, reversed_minor,
             created_at_us
         FROM transfer WHERE transfer_id = $1 AND realm = $2 AND project_id = $3";
@@ -362,14 +371,14 @@ pub async fn find(conn: &mut Conn, news: &News) -> Result<Option<Told>, StoreErr
     }
     let row: Option<Row> = conn
         .q(SQL)
-        .bind(news.transfer_id.as_str())
-        .bind(news.scope.realm.as_str())
-        .bind(news.scope.project_id.as_str())
+        .bind(transfer_id)
+        .bind(scope.realm.as_str())
+        .bind(scope.project_id.as_str())
         .one()
         .await?;
     row.map(|row| {
         let currency =
-            Currency::parse(&row.currency).map_err(|_| corrupt("transfer", "currency", &news.transfer_id))?;
+            Currency::parse(&row.currency).map_err(|_| corrupt("transfer", "currency", transfer_id))?;
         Ok(Told {
             intent_id: row.intent_id,
             amount: Money { minor: row.amount_minor, currency },

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
 mod admin_api;
+mod auditor;
 mod books_api;
 mod conformance;
 mod directory;
@@ -9,12 +10,17 @@ mod dispatching;
 mod doctor;
 mod layering;
 mod ledger_rules;
+mod operators;
 mod paying;
+mod payouts_api;
 mod processing;
 mod receiving;
 mod refold;
+mod restoring;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;
+mod settlement_runs;
+mod settling;
 mod store_contract;
 mod support;

@@ -26,6 +26,7 @@ use super::{
     payouts::{self, Ending, MoveError, Reach, Scene},
 };
 use crate::{
+    config::Config,
     domain::{
         fact::Fact,
         intent::{Found, IntentState, Next, Outcome, Verdict, Waiting},
@@ -91,6 +92,12 @@ enum Looked {
     Unreadable,
 }
 
+/// How long a job is held: long enough for a look-up of several pages, the account and the call, and always
+/// longer than one call.
+pub(super) fn lease(config: &Config) -> Duration {
+    config.stripe.timeout * 3 + Duration::from_secs(5)
+}
+
 impl Dispatcher {
     /// `transport` is none where no key is configured: then nothing is called, and what is due waits.
     /// `tasks` tracks the calls under way, so that a stop can wait for them; once `stop` is cancelled none
@@ -106,10 +113,8 @@ impl Dispatcher {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long one call may take, and how long a job is held: long enough for a look-up of several pages,
-    /// the account and the call, and always longer than one call.
     fn lease(&self) -> Duration {
-        self.app.config.stripe.timeout * 3 + Duration::from_secs(5)
+        lease(&self.app.config)
     }
 
     /// Takes due jobs, as many as there are places, and starts work on each. Returns how many.

@@ -47,10 +47,6 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const fn ignores_fence(self) -> bool {
-        matches!(self, Self::NoFence | Self::LateAnswerToNextKey)
-    }
-
     fn perturbed(self, intent: &Intent, now: Timestamp) -> Intent {
         let mut intent = intent.clone();
         match self {
@@ -110,6 +106,14 @@ impl Worker {
 
     pub const fn is_idle(&self) -> bool {
         matches!(self.at, At::Idle)
+    }
+
+    /// The attempt of which it wants to hear.
+    pub const fn waits_for(&self) -> Option<usize> {
+        match self.at {
+            At::Waiting(attempt, None) => Some(attempt),
+            _ => None,
+        }
     }
 
     pub const fn about_to_send(&self) -> Option<&Request> {
@@ -205,7 +209,7 @@ impl World {
             return Ok(At::Idle);
         }
         let intent = match seen {
-            Some(seen) if self.rows.bug.ignores_fence() => seen,
+            Some(seen) if self.rows.bug == Bug::NoFence => seen,
             _ => self.rows.intent(),
         };
         let may_send = match self.rows.bug.next(&intent, self.now) {
@@ -249,22 +253,17 @@ impl World {
     /// Nothing special happens to the request that a worker waits for.
     fn listen(&mut self, worker: usize, attempt: usize) -> Result<(), Violation> {
         self.workers[worker].at = At::Waiting(attempt, None);
-        match self.requests.iter().position(|request| request.attempt == attempt) {
-            Some(place) => self.arrive(place, Fate::Straight),
-            None => {
-                self.workers[worker].time_out();
-                Ok(())
-            }
+        if let Some(place) = self.requests.iter().position(|request| request.attempt == attempt) {
+            return self.arrive(place, Fate::Straight);
         }
+        self.workers[worker].time_out();
+        Ok(())
     }
 
     /// A request gets where it goes, or does not.
     pub fn arrive(&mut self, place: usize, fate: Fate) -> Result<(), Violation> {
         let mut request = self.requests.remove(place);
-        let listener = self
-            .workers
-            .iter()
-            .position(|worker| matches!(worker.at, At::Waiting(attempt, None) if attempt == request.attempt));
+        let listener = self.workers.iter().position(|worker| worker.waits_for() == Some(request.attempt));
         if !self.can_arrive(&request) && !request.started {
             return Ok(());
         }
@@ -291,21 +290,22 @@ impl World {
         let (bug, now, rows) = (self.rows.bug, self.now, &mut self.rows);
         rows.observe(attempt, answer)?;
         let is_current = rows.attempts[attempt].generation == rows.generation();
-        let outcome = match seen {
-            Some(mut seen) if bug.ignores_fence() => {
-                if bug == Bug::LateAnswerToNextKey {
-                    seen = rows.intent();
-                }
-                let at = rows.attempts[attempt].sent.at;
-                seen.sends.push(Sent { verdict: Some(answer.verdict), replayed: answer.replayed, at });
-                bug.after_send(&seen, now)
+        let sent = rows.attempts[attempt].sent;
+        let outcome = match (bug, seen) {
+            (Bug::NoFence, Some(seen)) => bug.after_send(&with_last(seen, sent), now),
+            (Bug::LateAnswerToNextKey, _) if !is_current => {
+                bug.after_send(&with_last(rows.intent(), sent), now)
             }
             _ if is_current => bug.after_send(&rows.intent_judging(attempt), now),
             _ if answer.verdict == Verdict::Executed => Outcome::Succeeded,
             _ => Outcome::Noted,
         };
-        let is_held = rows.is_held(epoch);
-        let acts = is_held || (outcome == Outcome::Succeeded && bug != Bug::LateSuccessOnlyKept);
+        let acts = rows.is_held(epoch)
+            || match bug {
+                Bug::LateAnswerToNextKey => !is_current,
+                Bug::LateSuccessOnlyKept => false,
+                _ => outcome == Outcome::Succeeded,
+            };
         if acts {
             if bug == Bug::NewKeyPerRetry && outcome == Outcome::Again {
                 rows.renew(Proof::NothingExecuted);
@@ -336,4 +336,9 @@ impl World {
         rows.apply(outcome, Source { attempt: None, object: objects.first().copied() }, self.now)?;
         Ok(At::Idle)
     }
+}
+
+fn with_last(mut intent: Intent, sent: Sent) -> Intent {
+    intent.sends.push(sent);
+    intent
 }

@@ -2,7 +2,7 @@
 
 use super::{
     driver::Worker,
-    provider::{Provider, Request},
+    provider::{Object, Provider, Request},
     rows::{Rows, SPLIT},
 };
 use crate::domain::{
@@ -100,8 +100,8 @@ impl World {
             if number != current && generation.proof.is_none() {
                 return Err(Violation::GenerationWithoutProof);
             }
-            let key = self.rows.key(number);
-            if generation.proof.is_some() && self.provider.objects.iter().any(|object| object.key == key) {
+            let moved = |object: &Object| object.key == self.rows.key(number);
+            if generation.proof.is_some() && self.provider.objects.iter().any(moved) {
                 return Err(Violation::ProofWasWrong);
             }
         }

@@ -1,5 +1,5 @@
-//! A provider that keeps the promises of its pages and no others (docs.stripe.com/api/idempotent_requests,
-//! docs.stripe.com/error-low-level).
+//! A provider that keeps the promises of its pages and no others (<https://docs.stripe.com/api/idempotent_requests>,
+//! <https://docs.stripe.com/error-low-level>).
 //!
 //! It knows nothing of intents: it sees keys and bytes. Every object it makes stands for money that moved.
 
@@ -97,6 +97,7 @@ pub enum Lists {
     Failing,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is switched on its own by a story")]
 pub struct Provider {
     keys: BTreeMap<String, Key>,
     pub objects: Vec<Object>,
@@ -147,7 +148,7 @@ impl Provider {
     ) -> Result<Option<Answer>, Violation> {
         self.forget(now);
         if request.started {
-            return self.finish(request, fate, now).map(Some);
+            return Ok(Some(self.finish(request, fate, now)));
         }
         match fate {
             Fate::Vanishes => return Ok(None),
@@ -173,10 +174,10 @@ impl Provider {
             Key { body: request.body.clone(), since: now, kept: Kept::InFlight },
         );
         request.started = true;
-        if fate == Fate::Starts { Ok(None) } else { self.finish(request, fate, now).map(Some) }
+        Ok((fate != Fate::Starts).then(|| self.finish(request, fate, now)))
     }
 
-    fn finish(&mut self, request: &Request, fate: Fate, now: Timestamp) -> Result<Answer, Violation> {
+    fn finish(&mut self, request: &Request, fate: Fate, now: Timestamp) -> Answer {
         let refusal = if self.refuses {
             Some(Verdict::Refused)
         } else if !self.account_ready {
@@ -204,7 +205,7 @@ impl Provider {
         let kept = Kept::Result { verdict, object };
         let key = Key { body: request.body.clone(), since: now, kept };
         self.keys.insert(request.key.clone(), key);
-        Ok(Answer { verdict, replayed: false, object })
+        Answer { verdict, replayed: false, object }
     }
 
     fn make(&mut self, key: &str) -> usize {

@@ -16,13 +16,15 @@ use crate::domain::{
     job::{JobState, WAITING_RECHECK_S},
     ledger::{Account, Entry},
     payout::{OnTransferReversed, Payout, PayoutEvent, PayoutState, Split},
-    retry,
     testing::usd,
     time::Timestamp,
 };
 
 /// How long a claim is a worker's own, seconds. Longer than a call.
 pub const LEASE_S: i64 = 90;
+
+/// The longest pause between two attempts, seconds.
+const RETRY_PAUSE_MAX_S: i64 = 3_600;
 
 /// What is due, kept and sent in every story, minor units.
 pub const SPLIT: Split = Split { due: 1_000, fee: 25, send: 975 };
@@ -170,7 +172,7 @@ impl Rows {
     /// Whether the lease is still this one's.
     pub fn is_held(&self, epoch: u64) -> bool {
         let is_running = self.job.state == JobState::Running || self.bug == Bug::StaleDecision;
-        self.bug.ignores_fence() || (is_running && self.job.epoch == epoch)
+        self.bug == Bug::NoFence || (is_running && self.job.epoch == epoch)
     }
 
     /// Writes an attempt down, before it is made.
@@ -266,7 +268,8 @@ impl Rows {
         match self.state {
             IntentState::Open => {
                 self.job.state = JobState::Retryable;
-                self.job.next_at = Some(now.plus_micros(retry::delay(self.job.attempts, self.id.as_str())));
+                let pause_s = 1_i64 << self.job.attempts.min(12);
+                self.job.next_at = Some(now.plus_secs(pause_s.min(RETRY_PAUSE_MAX_S)));
             }
             IntentState::Unknown => {
                 let until = self.unknown_since.unwrap_or(now).plus_secs(LOOK_UP_FOR_S);

@@ -33,6 +33,11 @@ pub enum Action {
     Step(usize),
     /// A worker goes on until it has nothing to do.
     Act(usize),
+    /// A worker goes on until a request of its is on its way.
+    Send(usize),
+    /// A worker goes on until it has nothing to do. What it sends meets this fate, and it hears of it or
+    /// not.
+    Meet(usize, Fate, bool),
     /// A worker dies; another is started in its place.
     Crash(usize),
     /// The call that a worker waits for does not come back in time; it may still arrive.
@@ -64,11 +69,13 @@ pub enum Action {
 
 /// How a story begins.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn on its own")]
 pub struct Setup {
     /// Whether the provider forgets a key as soon as it may.
     forgets: bool,
     has_funds: bool,
     account_ready: bool,
+    lists: Lists,
     /// The database was restored from a copy that does not know that the intent was executed, this many
     /// seconds ago.
     executed_before_restore_s: Option<i64>,
@@ -113,8 +120,11 @@ fn fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
+fn lists() -> impl Strategy<Value = Lists> {
+    prop_oneof![2 => Just(Lists::Hiding), 1 => Just(Lists::Failing), 1 => Just(Lists::Complete)]
+}
+
 fn action() -> impl Strategy<Value = Action> {
-    let lists = prop_oneof![2 => Just(Lists::Hiding), 1 => Just(Lists::Failing), 1 => Just(Lists::Complete)];
     let seconds = prop_oneof![
         2 => 1..LEASE_S,
         3 => LEASE_S..=LEASE_S + 30,
@@ -125,24 +135,41 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(30 * 3_600),
     ];
     prop_oneof![
-        16 => worker().prop_map(Action::Step),
-        10 => worker().prop_map(Action::Act),
+        10 => worker().prop_map(Action::Step),
+        8 => worker().prop_map(Action::Act),
+        5 => worker().prop_map(Action::Send),
+        10 => (worker(), fate(), any::<bool>())
+            .prop_map(|(worker, fate, hears)| Action::Meet(worker, fate, hears)),
         3 => worker().prop_map(Action::Crash),
         4 => worker().prop_map(Action::TimeOut),
-        10 => (0..4_usize, fate()).prop_map(|(place, fate)| Action::Arrive(place, fate)),
+        6 => (0..4_usize, fate()).prop_map(|(place, fate)| Action::Arrive(place, fate)),
         6 => seconds.prop_map(Action::Advance),
         8 => Just(Action::UntilDue),
-        3 => lists.prop_map(Action::Lists),
+        3 => lists().prop_map(Action::Lists),
         1 => Just(Action::RollForward),
         1 => Just(Action::Webhook),
         2 => any::<bool>().prop_map(Action::Funds),
         1 => any::<bool>().prop_map(Action::Account),
         1 => Just(Action::TellAccount),
         1 => any::<bool>().prop_map(Action::Refuses),
-        1 => any::<bool>().prop_map(Action::OurKey),
+        3 => any::<bool>().prop_map(Action::OurKey),
         2 => Just(Action::Wake),
         2 => Just(Action::Resolve),
         1 => Just(Action::Cancel),
+    ]
+}
+
+/// What happens where nothing fails but workers, which stop for a while and go on.
+fn stall() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        4 => worker().prop_map(Action::Act),
+        2 => worker().prop_map(Action::Send),
+        2 => worker().prop_map(|worker| Action::Meet(worker, Fate::Straight, false)),
+        2 => Just(Action::Advance(LEASE_S)),
+        2 => Just(Action::UntilDue),
+        1 => Just(Action::Wake),
+        1 => any::<bool>().prop_map(Action::Funds),
+        1 => any::<bool>().prop_map(Action::Refuses),
     ]
 }
 
@@ -152,19 +179,30 @@ fn setup() -> impl Strategy<Value = Setup> {
         1 => prop_oneof![Just(60), Just(19 * 3_600), Just(30 * 3_600)].prop_map(Some),
     ];
     let mostly = || prop::bool::weighted(0.8);
-    (any::<bool>(), mostly(), mostly(), restored, any::<bool>()).prop_map(
-        |(forgets, has_funds, account_ready, executed_before_restore_s, loses_events)| Setup {
+    (any::<bool>(), mostly(), mostly(), lists(), restored, any::<bool>()).prop_map(
+        |(forgets, has_funds, account_ready, lists, executed_before_restore_s, loses_events)| Setup {
             forgets,
             has_funds,
             account_ready,
+            lists,
             executed_before_restore_s,
             loses_events,
         },
     )
 }
 
+/// Any story.
 pub fn story() -> impl Strategy<Value = Story> {
-    (setup(), prop::collection::vec(action(), 1..60)).prop_map(|(setup, actions)| Story { setup, actions })
+    told(action())
+}
+
+/// A story of workers that overtake each other.
+pub fn story_of_stalls() -> impl Strategy<Value = Story> {
+    told(stall())
+}
+
+fn told(actions: impl Strategy<Value = Action>) -> impl Strategy<Value = Story> {
+    (setup(), prop::collection::vec(actions, 1..40)).prop_map(|(setup, actions)| Story { setup, actions })
 }
 
 impl Story {
@@ -188,6 +226,7 @@ impl World {
         let restored = setup.executed_before_restore_s;
         let rows = Rows::new(bug, restored.is_some(), START);
         let mut provider = Provider::new(setup.forgets, setup.has_funds, setup.account_ready);
+        provider.lists = setup.lists;
         if let Some(ago_s) = restored {
             provider.remember(&rows.key(0), &rows.generations[0].body, START.plus_secs(-ago_s));
         }
@@ -198,6 +237,19 @@ impl World {
         match action {
             Action::Step(worker) => self.work(worker)?,
             Action::Act(worker) => self.act(worker)?,
+            Action::Send(worker) => self.send_off(worker)?,
+            Action::Meet(worker, fate, hears) => {
+                self.send_off(worker)?;
+                let sent = self.workers[worker].waits_for();
+                if let Some(place) = self.requests.iter().position(|request| Some(request.attempt) == sent) {
+                    self.arrive(place, fate)?;
+                }
+                if !hears {
+                    self.workers[worker].time_out();
+                }
+                self.check()?;
+                self.act(worker)?;
+            }
             Action::Crash(worker) => self.workers[worker] = Worker::IDLE,
             Action::TimeOut(worker) => self.workers[worker].time_out(),
             Action::Arrive(place, fate) => {
@@ -232,6 +284,20 @@ impl World {
                 break;
             }
             self.check()?;
+        }
+        Ok(())
+    }
+
+    fn send_off(&mut self, worker: usize) -> Result<(), Violation> {
+        for _ in 0..ACT_STEPS_MAX {
+            if self.workers[worker].waits_for().is_some() {
+                break;
+            }
+            self.work(worker)?;
+            self.check()?;
+            if self.workers[worker].is_idle() {
+                break;
+            }
         }
         Ok(())
     }
