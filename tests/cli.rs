@@ -33,6 +33,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const SECRET: &str = "whsec_of_the_tests";
+/// The platform's key at the provider.
+const KEY: &str = "sk_test_of_the_tests";
 const MASTER_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 /// A directory with a database and nothing else.
@@ -147,6 +149,16 @@ impl Bench {
         let ran = Ran::of(self.command(&arguments).env("REMIT_PAYOUTS__LIVE", "true").output().unwrap());
         let ran = ran.ends_with(code);
         if ran.out.is_empty() { Value::Null } else { ran.data() }
+    }
+
+    /// One text column of the database.
+    fn column(&self, sql: &'static str) -> Vec<String> {
+        in_runtime(async {
+            let db = Db::connect(&self.url(), &DbOptions::default()).await.unwrap();
+            let column = db.read().await.unwrap().q(sql).scalars().await.unwrap();
+            db.close().await;
+            column
+        })
     }
 
     /// Runs statements on the database behind the program's back.
@@ -560,7 +572,21 @@ fn a_reader_that_goes_away_is_no_failure() {
 #[test]
 fn completions_name_every_command() {
     let script = String::from_utf8(Bench::empty().run(&["completions", "bash"]).ends_with(0).out).unwrap();
-    for command in ["serve", "demo", "replay", "events", "jobs", "keys", "endpoints", "doctor", "migrate"] {
+    let commands = [
+        "serve",
+        "demo",
+        "sandbox",
+        "replay",
+        "settle",
+        "payouts",
+        "events",
+        "jobs",
+        "keys",
+        "endpoints",
+        "doctor",
+        "migrate",
+    ];
+    for command in commands {
         assert!(script.contains(command), "{command}");
     }
 }
@@ -665,8 +691,13 @@ struct Server {
 
 impl Server {
     fn start(bench: &Bench) -> Self {
+        Self::start_with(bench, &[])
+    }
+
+    fn start_with(bench: &Bench, settings: &[(&str, &str)]) -> Self {
         let mut child = bench
             .command(&["serve"])
+            .envs(settings.iter().copied())
             .env("REMIT_SERVER__LISTEN", "127.0.0.1:0")
             .env("REMIT_SERVER__OPS_LISTEN", "127.0.0.1:0")
             .env("REMIT_STRIPE__WEBHOOK_SECRETS", SECRET)
@@ -713,6 +744,32 @@ impl Drop for Server {
     }
 }
 
+/// A provider sandbox that is stopped when the test ends, however it ends.
+struct Sandbox {
+    child: Child,
+    address: String,
+}
+
+impl Sandbox {
+    fn start(bench: &Bench, arguments: &[&str]) -> Self {
+        let fixed = ["sandbox", "--listen", "127.0.0.1:0"];
+        let mut command = bench.command(&[&fixed, arguments].concat());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("sandbox listens on http://").unwrap().to_owned();
+        Self { child, address }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // Only fails when the process has ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
 /// One request over a connection of its own; the status line and the body.
 fn ask(address: &str, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -721,6 +778,17 @@ fn ask(address: &str, request: &str) -> (String, String) {
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+fn post(address: &str, path: &str, body: &Value) -> (String, String) {
+    let body = body.to_string();
+    ask(
+        address,
+        &format!(
+            "POST {path} HTTP/1.1\r\nhost: remit\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+    )
 }
 
 fn get(address: &str, path: &str) -> (String, String) {
@@ -800,6 +868,50 @@ fn the_admin_api_opens_with_a_key_of_the_command_line() {
 }
 
 #[test]
+fn a_server_pays_through_the_sandbox_what_the_command_line_has_settled() {
+    let bench = Bench::with_affiliates();
+    bench.json(&["replay", text(&fixture("stripe"))], 0);
+    bench.tamper(CAN_BE_PAID);
+    let sandbox = Sandbox::start(&bench, &["--journal", "sandbox.ndjson"]);
+    for account in bench.column("SELECT account_id FROM payout_account") {
+        let (status, answer) = post(&sandbox.address, "/_sandbox/accounts", &json!({ "id": account }));
+        assert_eq!(status, "HTTP/1.1 200 OK", "{answer}");
+    }
+    let url = format!("http://{}", sandbox.address);
+    let settings = [
+        ("REMIT_PAYOUTS__LIVE", "true"),
+        ("REMIT_STRIPE__SECRET_KEY", KEY),
+        ("REMIT_STRIPE__API_BASE", &url),
+    ];
+    let mut server = Server::start_with(&bench, &settings);
+    let settled = bench.settle(&["--yes"], 0);
+    let payouts = settled["payouts"].as_array().unwrap();
+    for _ in payouts {
+        server.wait_for_log("the provider answered");
+    }
+    server.signal("-TERM");
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0), "{log}");
+
+    let mut asked: Vec<(String, i64)> = payouts.iter().map(|payout| moved(payout, "send")).collect();
+    let journal = fs::read_to_string(bench.path("sandbox.ndjson")).unwrap();
+    let lines = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let made = lines.filter(|line| line["effect"] == "transfer.created");
+    let mut sent: Vec<(String, i64)> = made.map(|line| moved(&line["object"], "amount")).collect();
+    asked.sort_unstable();
+    sent.sort_unstable();
+    assert_eq!(sent, asked);
+    // What the demonstration pays of the same events, less 1 % here.
+    assert_eq!(sent, [("eur".to_owned(), 990), ("eur".to_owned(), 1_584), ("usd".to_owned(), 1_782)]);
+    bench.run(&["doctor"]).ends_with(0);
+}
+
+/// The currency of a payout or transfer, and the amount that this field tells.
+fn moved(object: &Value, field: &str) -> (String, i64) {
+    (object["currency"].as_str().unwrap().to_owned(), object[field].as_i64().unwrap())
+}
+
+#[test]
 fn a_database_that_does_not_answer_ends_with_try_again() {
     let bench = Bench::empty();
     // A port that was free a moment ago refuses connections.
@@ -826,16 +938,47 @@ fn the_demonstration_ends_with_the_amounts_worked_out_by_hand() {
     let bench = Bench::empty();
     let ran = bench.run(&["demo", "--exit"]).ends_with(0);
     let text = String::from_utf8(ran.out).unwrap();
-    // Order A: 20 % of 120.00, of which 30.00 were refunded.
-    for part in ["ada", "grace", "24.00 USD", "6.00 USD", "18.00 USD", "Totals"] {
+    // Order A: 20 % of 120.00, of which 30.00 were refunded; 5 % of the 18.00 that are left is the fee.
+    for part in ["ada", "grace", "24.00 USD", "17.10 USD", "0.90 USD", "Payouts", "Not paid", "Totals"] {
         assert!(text.contains(part), "{text}");
     }
-    assert!(ran.err.contains("every balance is the one that was worked out by hand"), "{}", ran.err);
+    assert!(ran.err.contains("every payout is the one that was worked out by hand"), "{}", ran.err);
+    assert!(ran.err.contains("the provider has moved exactly that"), "{}", ran.err);
     assert_eq!(fs::read_dir(bench.directory.path()).unwrap().count(), 0, "nothing is left behind");
+}
 
-    let lines = bench.json(&["demo", "--exit", "--quiet"], 0);
-    let ada = lines.as_array().unwrap().iter().find(|line| line["affiliate"] == "ada").unwrap();
-    assert_eq!((&ada["earned"], &ada["clawed"], &ada["payable"]), (&json!(2400), &json!(600), &json!(1800)));
+#[test]
+fn the_demonstration_pays_through_lost_answers_short_funds_and_reversals() {
+    let told = Bench::empty().json(&["demo", "--exit", "--quiet"], 0);
+    let line = |list: &str, affiliate: &str, currency: &str| {
+        let lines = told[list].as_array().unwrap().iter();
+        let mut own = lines.filter(|line| line["affiliate"] == affiliate && line["currency"] == currency);
+        own.next().unwrap_or_else(|| panic!("{told}")).clone()
+    };
+    let amounts = |line: &Value, names: &[&str]| -> Vec<i64> {
+        names.iter().map(|name| line[name].as_i64().unwrap()).collect()
+    };
+
+    let waited = line("payouts", "ada", "eur");
+    assert_eq!(amounts(&waited, &["due", "fee", "send", "came_back"]), [1_600, 80, 1_520, 0]);
+    assert_eq!(waited["story"], "waited for funds; sent under a new key when they came");
+    let lost = line("payouts", "grace", "eur");
+    assert_eq!(amounts(&lost, &["due", "fee", "send", "came_back"]), [1_000, 50, 950, 0]);
+    assert_eq!(lost["story"], "the answer was lost; a look-up found the transfer");
+    let back = line("payouts", "ada", "usd");
+    assert_eq!(amounts(&back, &["due", "fee", "send", "came_back", "fee_back"]), [1_800, 90, 1_710, 570, 30]);
+    assert_eq!(back["state"], "partially_reversed");
+
+    // The conversion shows what was refunded to the buyer, 600, and what came back, 600.
+    let sale = line("commissions", "ada", "usd");
+    assert_eq!(amounts(&sale, &["earned", "clawed"]), [2_400, 1_200]);
+    let balance = line("balances", "ada", "usd");
+    assert_eq!(
+        amounts(&balance, &["held", "payable", "in_transit", "paid", "fee", "came_back"]),
+        [0, 0, 0, 1_710, 60, 570]
+    );
+    let small = line("not_paid", "ann", "usd");
+    assert_eq!((&small["due"], &small["reason"]), (&json!(380), &json!("below_min_payout")));
 }
 
 /// Lets every program pay dollars and euros to everybody.
