@@ -405,14 +405,16 @@ pub async fn answered(tx: &mut Tx, news: &News) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Lets a transfer that cannot be taken in wait until `until`.
+/// Lets a transfer that cannot be taken in wait until `until`, unless more was told meanwhile: that is
+/// looked at in its own time.
 pub async fn postpone(tx: &mut Tx, news: &News, until: Timestamp) -> Result<(), StoreError> {
-    const SQL: &str = "UPDATE transfer_news SET due_at_us = $4
-        WHERE transfer_id = $1 AND realm = $2 AND project_id = $3";
+    const SQL: &str = "UPDATE transfer_news SET due_at_us = $5
+        WHERE transfer_id = $1 AND realm = $2 AND project_id = $3 AND due_at_us = $4";
     tx.q(SQL)
         .bind(news.transfer_id.as_str())
         .bind(news.scope.realm.as_str())
         .bind(news.scope.project_id.as_str())
+        .bind(news.due_at_us)
         .bind(until.as_micros())
         .exec()
         .await?;
