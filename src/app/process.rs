@@ -343,7 +343,8 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
     if told.is_empty() {
         return Ok(());
     }
-    transfers::save(tx, told.iter().map(|(scope, fact, _)| (*scope, *fact))).await?;
+    transfers::save_received(tx, told.iter().map(|(scope, fact, event)| (*scope, *fact, event.received_at)))
+        .await?;
     pass_on_to_payouts(app, tx, &told, now).await?;
     let mut book = load_touched(tx, &told, now).await?;
     let mut touched: BTreeSet<(AliasKey, &str)> = BTreeSet::new();

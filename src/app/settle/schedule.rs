@@ -68,6 +68,8 @@ pub async fn step(app: &App) -> Result<usize, StoreError> {
             Err(SettleError::Store(error)) if error.is_retryable() || error.is_unreachable() => {
                 return Err(error);
             }
+            // Folds keep booking what it would pay; its next turn finds them done.
+            Err(SettleError::Overtaken) => {}
             Err(failure) => postpone(app, &run, &failure).await?,
         }
     }
