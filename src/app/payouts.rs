@@ -330,11 +330,13 @@ pub(super) async fn park_waiting(
             charges::save(tx, charge).await?;
         }
     }
+    // What it waits for may have come while it was being worked on.
+    let has_come = jobs::was_woken_since(tx, &scene.stored.intent.id, Timestamp::EPOCH).await?;
     let parked = Parting {
         state: JobState::Parked,
         reason: Some(waiting.as_str()),
         // An event that says that the wait is over can be lost.
-        next_attempt_at: Some(now.plus_secs(WAITING_RECHECK_S)),
+        next_attempt_at: Some(if has_come { now } else { now.plus_secs(WAITING_RECHECK_S) }),
     };
     jobs::supersede(tx, &scene.stored.intent.id, parked, now).await?;
     Ok(())
@@ -383,6 +385,7 @@ pub(super) async fn end(
             let entry = stored.payout.release()?;
             let payout_id = stored.payout.id.clone();
             payouts::save(tx, stored, before).await?;
+            findings::resolve_others(tx, &[payout_id.as_str()], &OPEN_DOUBTS, &[], now).await?;
             if let Ending::Failed { reason } = ending {
                 let finding = NewFinding {
                     kind: "payout_failed".to_owned(),

@@ -361,7 +361,8 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
         .collect();
     sales::save_events(tx, &pairs).await?;
     // Behind the sales, as everybody else takes these locks (`rulings.md` 3).
-    transfers::save(tx, told.iter().map(|(scope, fact, _)| (*scope, *fact))).await?;
+    transfers::save_received(tx, told.iter().map(|(scope, fact, event)| (*scope, *fact, event.received_at)))
+        .await?;
     pass_on_to_payouts(app, tx, &told, now).await
 }
 

@@ -9,12 +9,12 @@
 use tracing::{debug, error, warn};
 
 use super::{
-    App,
+    App, new_id,
     payouts::{self, MoveError, Reach, Scene, Subject},
 };
 use crate::{
     domain::{
-        ids::IntentId,
+        ids::{HoldId, IntentId},
         intent::{IntentState, Quarantine},
         ledger::Cause,
         payout::PayoutEvent,
@@ -26,6 +26,7 @@ use crate::{
         StoreError, Tx,
         findings::{self, NewFinding, Severity},
         jobs::{self, Purpose},
+        payouts as store_payouts,
         transfers::{self, News, Told},
     },
 };
@@ -137,13 +138,23 @@ async fn report_orphan(tx: &mut Tx, news: &News, told: &Told, now: Timestamp) ->
         return findings::resolve_others(tx, &[&news.transfer_id], &STRANGE_TRANSFERS, &[], now).await;
     }
     warn!(transfer.id = news.transfer_id, "a transfer belongs to no payout");
+    if told.intent_id.as_deref().is_some_and(|id| IntentId::parse(id).is_ok()) {
+        // A database that is lost has asked for it. Whoever it went to may be paid already.
+        let provider = news.provider_and_mode().map_or("", |(provider, _)| provider);
+        let reason = format!("{}: orphan_transfer", news.transfer_id);
+        for enrollment in store_payouts::paid_to(tx, provider, told.destination.as_deref()).await? {
+            let id = new_id!(HoldId, now);
+            store_payouts::hold_after_anomaly(tx, &id, &enrollment, &reason, now).await?;
+        }
+    }
     let finding = NewFinding {
         kind: "orphan_transfer".to_owned(),
         severity: Severity::Warning,
         object: news.transfer_id.clone(),
         detail:
-            "this transfer left the platform's account and belongs to no payout; if it paid an affiliate, \
-                 it was made by hand or by a database that was lost"
+            "this transfer left the platform's account and belongs to no payout: it was made by hand, or by a \
+                 database that was lost, and then the payouts of whom it went to are held. If it paid \
+                 commissions, claw those back by hand before the hold is lifted"
                 .to_owned(),
     };
     findings::raise(tx, &[finding], now).await

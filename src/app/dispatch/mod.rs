@@ -193,13 +193,12 @@ impl Dispatcher {
         drop(place);
         self.app.wake.dispatch.notify_one();
         let Err(failure) = worked else { return };
-        let _entered = span.enter();
         if failure.is_passing() {
             // The lease ends by itself. An attempt that was written down stays a doubt until then.
+            let _entered = span.enter();
             warn!(reason = %failure, "the job was interrupted and is taken up again when its lease ends");
         } else {
-            error!(reason = %failure, "the job cannot be worked on and is tried again later");
-            drop(_entered);
+            error!(parent: &span, reason = %failure, "the job cannot be worked on and is tried again later");
             if let Err(error) = self.report_failure(&lease, &failure).instrument(span).await {
                 warn!(%error, "the failure could not be written down");
             }

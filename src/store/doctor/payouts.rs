@@ -61,6 +61,8 @@ pub(super) const PROOFS: &[Proof] = &[
         invariant: "claimed_is_held_by_a_payout",
         left: "marked as claimed",
         right: "lots of it that a payout holds or has paid",
+        // A payout may have netted what a commission owes without paying any of it, so lots that were taken
+        // make no claim where a debt is among them.
         sql: "SELECT commission.id AS object,
                 CAST(CASE WHEN commission.claimed THEN 1 ELSE 0 END AS BIGINT) AS left_minor,
                 CAST(COUNT(lot.id) AS BIGINT) AS right_minor
@@ -69,7 +71,7 @@ pub(super) const PROOFS: &[Proof] = &[
             GROUP BY commission.id, commission.claimed, commission.state
             HAVING (commission.claimed AND COUNT(lot.id) = 0)
                 OR (NOT commission.claimed
-                    AND (COUNT(lot.id) > 0 OR commission.state IN ('in_payout', 'paid')))
+                    AND (MIN(lot.amount_minor) > 0 OR commission.state IN ('in_payout', 'paid')))
             ORDER BY commission.id LIMIT $1",
     },
     Proof {
