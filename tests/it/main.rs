@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
 mod admin_api;
+mod auditor;
 mod books_api;
 mod conformance;
 mod directory;
