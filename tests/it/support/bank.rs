@@ -202,8 +202,7 @@ impl Bank {
         const SQL: &str = "SELECT account, credit_minor - debit_minor FROM balance
             WHERE owner_id = $1 AND currency = 'usd'";
         let mut conn = self.shop.node.app.db.read().await.unwrap();
-        let rows: Vec<(String, i64)> =
-            conn.q(SQL).bind(self.shop.enrollment(affiliate)).all().await.unwrap();
+        let rows: Vec<(String, i64)> = conn.q(SQL).bind(self.shop.enrollment(affiliate)).all().await.unwrap();
         let found = ["held", "payable", "in_transit", "paid"]
             .map(|account| rows.iter().find(|row| row.0 == account).map_or(0, |row| row.1));
         assert_eq!(found, expected, "{affiliate}: held, payable, in transit, paid");
