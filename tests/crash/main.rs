@@ -5,7 +5,9 @@
 //! node; all other arguments are those of every test binary. A failure names the seed.
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
+mod drain;
 mod harness;
+mod interrupted;
 mod payday;
 mod payouts;
 mod points;
@@ -19,14 +21,29 @@ mod run;
 #[path = "../auditor/runner.rs"]
 mod runner;
 mod stop;
-#[expect(dead_code, unused_imports, unused_macros, reason = "these tests need a part of what the others stand on")]
+mod storm;
+#[expect(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "these tests need a part of what the others stand on"
+)]
 #[path = "../it/support/mod.rs"]
 mod support;
 mod traffic;
 
 fn main() {
     let mut trials = Vec::new();
-    for tests in [points::tests(), payouts::tests(), replay::tests(), stop::tests(), random::tests()] {
+    for tests in [
+        points::tests(),
+        payouts::tests(),
+        interrupted::tests(),
+        drain::tests(),
+        replay::tests(),
+        stop::tests(),
+        random::tests(),
+        storm::tests(),
+    ] {
         trials.extend(tests);
     }
     harness::run(trials).exit();

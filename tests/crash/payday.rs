@@ -101,19 +101,20 @@ impl Payday {
     /// The same with further settings.
     pub async fn serve_with(&self, more: &[(&str, &str)]) -> Server {
         let node = self.run.program.serve_with(more).await;
-        self.send_to(&node);
+        self.send_to(std::slice::from_ref(&node));
         node
     }
 
-    /// From now on everything is delivered to this node.
-    pub fn send_to(&self, node: &Server) {
-        self.run.provider.send_to(&[&node.base]);
-        self.relay.send_to(Some(&node.base));
+    /// From now on everything is delivered to these nodes.
+    pub fn send_to(&self, nodes: &[Server]) {
+        let addresses: Vec<&str> = nodes.iter().map(|node| node.base.as_str()).collect();
+        self.run.provider.send_to(&addresses);
+        self.relay.send_to(&addresses);
     }
 
     /// From now on the sandbox's webhooks find nobody.
     pub fn cut_webhooks(&self) {
-        self.relay.send_to(None);
+        self.relay.send_to(&[]);
     }
 
     /// Gives every affiliate a program, an account and a sale, and waits until a fifth of it is payable.
@@ -145,11 +146,11 @@ impl Payday {
             owner.enroll(db, name, name, name, &format!("{name}@example.com")).await;
         }
         self.open_account(name).await;
-        self.sandbox.control("POST", "accounts", json!({ "id": account(name) })).await.unwrap();
     }
 
-    /// The affiliate is paid whatever it is owed, to its account.
-    async fn open_account(&self, name: &str) {
+    /// The affiliate is paid whatever it is owed, to an account of its own.
+    pub async fn open_account(&self, name: &str) {
+        self.sandbox.control("POST", "accounts", json!({ "id": account(name) })).await.unwrap();
         const ACCOUNT: &str =
             "INSERT INTO payout_account (organization_id, provider, account_id, created_at_us)
             VALUES ($1, 'stripe', $2, 0)";
@@ -171,9 +172,19 @@ impl Payday {
 
     /// Asks the node for something; none where it did not answer.
     pub async fn post(&self, node: &Server, path: &str, key: &str) -> Option<StatusCode> {
-        let request = self.client.post(format!("{}{path}", node.base)).bearer_auth(&self.key);
+        self.post_to(&node.base, path, key).await
+    }
+
+    async fn post_to(&self, base: &str, path: &str, key: &str) -> Option<StatusCode> {
+        let request = self.client.post(format!("{base}{path}")).bearer_auth(&self.key);
         let answer = request.header("idempotency-key", key).send().await;
         answer.ok().map(|answer| answer.status())
+    }
+
+    /// Asks whichever node there is to pay everybody in the program. None where none did.
+    pub async fn settle_somewhere(&self, program: &str, key: &str) -> Option<StatusCode> {
+        let base = self.relay.node()?;
+        self.post_to(&base, &format!("{}/run", self.payouts_path(program)), key).await
     }
 
     /// Asks the node to pay the affiliate; always the same request. None where it did not answer.
@@ -194,11 +205,24 @@ impl Payday {
         self.change("UPDATE job SET next_attempt_at_us = 0 WHERE state = 'running'").await;
     }
 
+    /// The pauses between attempts come to their end.
+    pub async fn pauses_end(&self) {
+        self.change("UPDATE job SET next_attempt_at_us = 0 WHERE state IN ('retryable', 'unknown')").await;
+    }
+
     /// Changes something behind the nodes' backs.
     pub async fn change(&self, sql: &'static str) {
         let mut tx = self.db().begin().await.unwrap();
         tx.q(sql).exec().await.unwrap();
         tx.commit().await.unwrap();
+    }
+
+    /// Whether nobody keeps the database locked.
+    pub async fn can_write(&self) -> bool {
+        match self.db().begin().await {
+            Ok(tx) => tx.rollback().await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// A number of the tables.
@@ -322,6 +346,29 @@ impl Payday {
         self.check(node).await;
     }
 
+    /// The payouts that say that they are paid are the transfers that the provider has made, one to one.
+    async fn assert_payouts_are_transfers(&self) {
+        const PAID: &str = "SELECT i.id || ' ' || p.transfer_id || ' ' || p.destination || ' '
+                || CAST(p.send_minor AS TEXT) || ' ' || p.currency
+            FROM payout p JOIN intent i ON i.payout_id = p.id WHERE p.state = 'completed' ORDER BY 1";
+        let mut paid: Vec<String> = self.db().read().await.unwrap().q(PAID).scalars().await.unwrap();
+        paid.sort();
+        let journal = self.sandbox.journal().await;
+        let mut made: Vec<String> = journal
+            .iter()
+            .filter(|line| line["effect"] == "transfer.created")
+            .map(|line| {
+                let object = &line["object"];
+                let text = |field: &str| object[field].as_str().unwrap().to_owned();
+                let intent = object["metadata"]["intent_id"].as_str().unwrap();
+                let (id, destination, currency) = (text("id"), text("destination"), text("currency"));
+                format!("{intent} {id} {destination} {} {currency}", object["amount"])
+            })
+            .collect();
+        made.sort();
+        assert_eq!(paid, made, "payouts, transfers");
+    }
+
     /// Lets `node` finish, then holds everything against everything: deliveries, books, the reference,
     /// what the provider did.
     pub async fn check(&self, node: &Server) {
@@ -334,6 +381,7 @@ impl Payday {
             worth(&reference.app.db).await,
             "what affiliates have and are owed"
         );
+        self.assert_payouts_are_transfers().await;
         books::assert_they_add_up(self.db()).await;
         self.run.check_with_doctor(0).await;
         self.run.audit(Some(&self.home.path().join(JOURNAL))).await;

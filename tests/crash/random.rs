@@ -45,7 +45,7 @@ async fn survive(run: &Run, nodes: usize, seed: u64) {
     publish(run, &servers);
     let killed_all = Cell::new(false);
     let (events, ()) = tokio::join!(deliver_until(run, &killed_all, Rng::new(seed)), async {
-        kill_at_random(run, &mut servers, Rng::new(!seed)).await;
+        kill_at_random(run, &mut servers, Rng::new(!seed), |servers| publish(run, servers)).await;
         killed_all.set(true);
     });
     for survivor in &servers {
@@ -56,7 +56,7 @@ async fn survive(run: &Run, nodes: usize, seed: u64) {
 }
 
 /// Delivers sale after sale and returns all events in the order in which they happened.
-async fn deliver_until(run: &Run, enough: &Cell<bool>, mut rng: Rng) -> Vec<Value> {
+pub async fn deliver_until(run: &Run, enough: &Cell<bool>, mut rng: Rng) -> Vec<Value> {
     let mut told = Vec::new();
     while !enough.get() {
         let events = stories(&format!("load{}_", told.len()), SALES_AT_ONCE, &mut rng);
@@ -67,7 +67,8 @@ async fn deliver_until(run: &Run, enough: &Cell<bool>, mut rng: Rng) -> Vec<Valu
 }
 
 /// Kills and replaces nodes. Where there is only one, the provider finds nobody in between.
-async fn kill_at_random(run: &Run, servers: &mut Vec<Server>, mut rng: Rng) {
+/// `publish` is told whenever there are others.
+pub async fn kill_at_random(run: &Run, servers: &mut Vec<Server>, mut rng: Rng, publish: impl Fn(&[Server])) {
     for _ in 0..kills() {
         run.provider.answers(usize::try_from(rng.below(ANSWERS_MAX)).unwrap()).await;
         sleep(Duration::from_millis(rng.below(DELAY_MS_MAX))).await;
@@ -78,11 +79,11 @@ async fn kill_at_random(run: &Run, servers: &mut Vec<Server>, mut rng: Rng) {
         for killed in servers.drain(victims) {
             killed.kill();
         }
-        publish(run, servers);
+        publish(servers);
         run.check_inbox().await;
         while servers.len() < all {
             servers.push(run.program.serve().await);
-            publish(run, servers);
+            publish(servers);
         }
     }
 }

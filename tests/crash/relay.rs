@@ -1,8 +1,11 @@
 //! What stands between the sandbox and the nodes: it takes the sandbox's webhooks at one address that
-//! never changes and hands them, as they are, to whichever node is there. Where none is, it answers 503,
+//! never changes and hands them, as they are, to whichever nodes are there, by turns. Where none is, it answers 503,
 //! as a load balancer would, and the sandbox tries again later.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use axum::{
     Router,
@@ -26,33 +29,39 @@ const ENDPOINT: &str = "ep_default_stripe";
 pub struct Relay {
     /// Where the sandbox sends to.
     pub url: String,
-    node: watch::Sender<Option<String>>,
+    nodes: watch::Sender<Vec<String>>,
     serving: JoinHandle<()>,
 }
 
 #[derive(Clone)]
 struct Shared {
     client: Client,
-    node: watch::Receiver<Option<String>>,
+    nodes: watch::Receiver<Vec<String>>,
+    turn: Arc<AtomicUsize>,
     journal: Arc<SharedJournal>,
 }
 
 impl Relay {
     /// Starts with no node behind it.
     pub async fn start(journal: Arc<SharedJournal>) -> Self {
-        let (node, behind) = watch::channel(None);
+        let (nodes, behind) = watch::channel(Vec::new());
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        let shared = Shared { client, node: behind, journal };
+        let shared = Shared { client, nodes: behind, turn: Arc::default(), journal };
         let routes = Router::new().route("/", post(hand_on)).with_state(shared);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        Self { url, node, serving }
+        Self { url, nodes, serving }
     }
 
-    /// From now on webhooks go to the node at this address, or to none.
-    pub fn send_to(&self, node: Option<&str>) {
-        self.node.send_replace(node.map(str::to_owned));
+    /// From now on webhooks go to the nodes at these addresses.
+    pub fn send_to(&self, nodes: &[&str]) {
+        self.nodes.send_replace(nodes.iter().map(|&node| node.to_owned()).collect());
+    }
+
+    /// The address of a node, where there is one.
+    pub fn node(&self) -> Option<String> {
+        self.nodes.borrow().first().cloned()
     }
 }
 
@@ -63,8 +72,11 @@ impl Drop for Relay {
 }
 
 async fn hand_on(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let node = shared.node.borrow().clone();
-    let Some(node) = node else { return StatusCode::SERVICE_UNAVAILABLE };
+    let nodes = shared.nodes.borrow().clone();
+    let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
+    let Some(node) = nodes.get(turn.checked_rem(nodes.len()).unwrap_or(0)) else {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    };
     let answer = shared
         .client
         .post(format!("{node}/webhooks/stripe"))
