@@ -1,6 +1,6 @@
 //! Death at any moment, again and again, while providers go on delivering.
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, ops::Range, time::Duration};
 
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -45,7 +45,7 @@ async fn survive(run: &Run, nodes: usize, seed: u64) {
     publish(run, &servers);
     let killed_all = Cell::new(false);
     let (events, ()) = tokio::join!(deliver_until(run, &killed_all, Rng::new(seed)), async {
-        kill_at_random(run, &mut servers, Rng::new(!seed), |servers| publish(run, servers)).await;
+        kill_at_random(run, &mut servers, Rng::new(!seed)).await;
         killed_all.set(true);
     });
     for survivor in &servers {
@@ -56,7 +56,7 @@ async fn survive(run: &Run, nodes: usize, seed: u64) {
 }
 
 /// Delivers sale after sale and returns all events in the order in which they happened.
-pub async fn deliver_until(run: &Run, enough: &Cell<bool>, mut rng: Rng) -> Vec<Value> {
+async fn deliver_until(run: &Run, enough: &Cell<bool>, mut rng: Rng) -> Vec<Value> {
     let mut told = Vec::new();
     while !enough.get() {
         let events = stories(&format!("load{}_", told.len()), SALES_AT_ONCE, &mut rng);
@@ -67,25 +67,27 @@ pub async fn deliver_until(run: &Run, enough: &Cell<bool>, mut rng: Rng) -> Vec<
 }
 
 /// Kills and replaces nodes. Where there is only one, the provider finds nobody in between.
-/// `publish` is told whenever there are others.
-pub async fn kill_at_random(run: &Run, servers: &mut Vec<Server>, mut rng: Rng, publish: impl Fn(&[Server])) {
+async fn kill_at_random(run: &Run, servers: &mut Vec<Server>, mut rng: Rng) {
     for _ in 0..kills() {
         run.provider.answers(usize::try_from(rng.below(ANSWERS_MAX)).unwrap()).await;
         sleep(Duration::from_millis(rng.below(DELAY_MS_MAX))).await;
-        // One of them, or all at once.
         let all = servers.len();
-        let victim = usize::try_from(rng.below(all as u64 + 1)).unwrap();
-        let victims = if victim == all { 0..all } else { victim..victim + 1 };
-        for killed in servers.drain(victims) {
+        for killed in servers.drain(victims(all, &mut rng)) {
             killed.kill();
         }
-        publish(servers);
+        publish(run, servers);
         run.check_inbox().await;
         while servers.len() < all {
             servers.push(run.program.serve().await);
-            publish(servers);
+            publish(run, servers);
         }
     }
+}
+
+/// Which of `all` nodes to kill: one of them, or all at once.
+pub fn victims(all: usize, rng: &mut Rng) -> Range<usize> {
+    let victim = usize::try_from(rng.below(all as u64 + 1)).unwrap();
+    if victim == all { 0..all } else { victim..victim + 1 }
 }
 
 fn publish(run: &Run, servers: &[Server]) {

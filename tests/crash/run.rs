@@ -150,10 +150,12 @@ impl Run {
     /// Every event that was answered 200 is there with the bytes that were sent.
     pub async fn check_inbox(&self) {
         const STORED: &str = "SELECT provider_event_id, body, body_sha256 FROM inbox";
+        // Before the inbox is read: deliveries may go on meanwhile.
+        let acknowledged = self.provider.acknowledged();
         let mut conn = self.db.db.read().await.unwrap();
         let rows: Vec<(String, Vec<u8>, Vec<u8>)> = conn.q(STORED).all().await.unwrap();
         let stored: BTreeMap<_, _> = rows.into_iter().map(|(id, body, hash)| (id, (body, hash))).collect();
-        for (id, sent) in self.provider.acknowledged() {
+        for (id, sent) in acknowledged {
             let (body, hash) = stored.get(&id).unwrap_or_else(|| panic!("{id} was answered 200 and is lost"));
             assert!(*body == sent, "{id} is stored with other bytes than were sent");
             assert_eq!(hash[..], Sha256::digest(&sent)[..], "{id}");

@@ -4,15 +4,17 @@
 use std::{cell::Cell, time::Duration};
 
 use libtest_mimic::Trial;
+use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{
     harness::{kills, on_each_engine, on_postgres},
     payday::Payday,
-    random::{deliver_until, kill_at_random},
+    program::{LOOK_EVERY, PATIENCE, Server},
+    random::victims,
     support::TestDb,
-    traffic::Rng,
+    traffic::{Rng, arriving, stories},
 };
 
 pub fn tests() -> Vec<Trial> {
@@ -25,6 +27,13 @@ pub fn tests() -> Vec<Trial> {
 const FAULTS_PERMILLE: u32 = 300;
 /// A settlement is asked for that often.
 const SETTLE_EVERY: Duration = Duration::from_millis(100);
+/// Sales happen that often, and so many at a time. What they earn is payable a second later.
+const SALES_EVERY: Duration = Duration::from_millis(200);
+const SALES_AT_ONCE: usize = 6;
+/// Requests that the provider sees, at most, before a node is due to be killed.
+const REQUESTS_MAX: u64 = 8;
+/// How much later it is killed, at most.
+const DELAY_MS_MAX: u64 = 60;
 /// The affiliates of the shop's programs.
 const AFFILIATES: [&str; 3] = ["ada", "bob", "cleo"];
 /// The shop's programs.
@@ -78,9 +87,8 @@ async fn survive(payday: &Payday, nodes: usize, seed: u64) {
     payday.send_to(&servers);
     let over = Cell::new(false);
     let (events, (), ()) =
-        tokio::join!(deliver_until(&payday.run, &over, Rng::new(seed)), settle_until(payday, &over), async {
-            kill_at_random(&payday.run, &mut servers, Rng::new(!seed), |servers| payday.send_to(servers))
-                .await;
+        tokio::join!(sell_until(payday, &over, Rng::new(seed)), settle_until(payday, &over), async {
+            kill_at_random(payday, &mut servers, Rng::new(!seed)).await;
             over.set(true);
         });
     drop(servers);
@@ -92,11 +100,52 @@ async fn survive(payday: &Payday, nodes: usize, seed: u64) {
     payday.pauses_end().await;
     payday.run.settled(&survivor).await;
     for program in PROGRAMS {
-        payday.settle_somewhere(program, "last").await.unwrap();
+        assert_eq!(payday.settle_somewhere(program, "last").await, Some(StatusCode::OK));
     }
     payday.check(&survivor).await;
     const COMPLETED: &str = "SELECT COUNT(*) FROM payout WHERE state = 'completed'";
-    println!("{} payouts", payday.number(COMPLETED).await);
+    let paid = payday.number(COMPLETED).await;
+    assert!(paid >= i64::try_from(kills()).unwrap(), "{paid} payouts are no storm");
+    println!("{paid} payouts");
+}
+
+/// Delivers sale after sale and returns all events in the order in which they happened.
+async fn sell_until(payday: &Payday, enough: &Cell<bool>, mut rng: Rng) -> Vec<Value> {
+    let mut told = Vec::new();
+    while !enough.get() {
+        let events = stories(&format!("storm{}_", told.len()), SALES_AT_ONCE, &mut rng);
+        payday.run.provider.deliver(arriving(&events, &mut rng)).await;
+        told.extend(events);
+        sleep(SALES_EVERY).await;
+    }
+    told
+}
+
+/// Kills one node or all, whenever the provider has seen some more of them, and replaces them.
+async fn kill_at_random(payday: &Payday, servers: &mut Vec<Server>, mut rng: Rng) {
+    for _ in 0..kills() {
+        requests(payday, 1 + usize::try_from(rng.below(REQUESTS_MAX)).unwrap()).await;
+        sleep(Duration::from_millis(rng.below(DELAY_MS_MAX))).await;
+        let all = servers.len();
+        for killed in servers.drain(victims(all, &mut rng)) {
+            killed.kill();
+        }
+        payday.send_to(servers);
+        while servers.len() < all {
+            servers.push(payday.run.program.serve().await);
+            payday.send_to(servers);
+        }
+    }
+}
+
+/// Waits until the provider has seen so many more requests.
+async fn requests(payday: &Payday, more: usize) {
+    let enough = payday.requests().await + more;
+    let deadline = Instant::now() + PATIENCE;
+    while payday.requests().await < enough {
+        assert!(Instant::now() < deadline, "nobody asks the provider for anything");
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Settles again and again, each time by a request of its own.
@@ -104,8 +153,9 @@ async fn settle_until(payday: &Payday, enough: &Cell<bool>) {
     let mut number = 0;
     while !enough.get() {
         for program in PROGRAMS {
-            // A node that is killed does not answer, and what it began the next request goes on with.
-            let _answer = payday.settle_somewhere(program, &format!("run {number}")).await;
+            let answer = payday.settle_somewhere(program, &format!("run_{number}")).await;
+            // A node that is killed does not answer; what it began is gone on with by the others.
+            assert!(matches!(answer, None | Some(StatusCode::OK)), "{answer:?}");
         }
         number += 1;
         sleep(SETTLE_EVERY).await;
