@@ -5,6 +5,7 @@
 //! node; all other arguments are those of every test binary. A failure names the seed.
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
+mod database;
 mod drain;
 mod harness;
 mod interrupted;
@@ -33,18 +34,16 @@ mod support;
 mod traffic;
 
 fn main() {
-    let mut trials = Vec::new();
-    for tests in [
+    let trials = [
         points::tests(),
         payouts::tests(),
         interrupted::tests(),
         drain::tests(),
+        database::tests(),
         replay::tests(),
         stop::tests(),
         random::tests(),
         storm::tests(),
-    ] {
-        trials.extend(tests);
-    }
-    harness::run(trials).exit();
+    ];
+    harness::run(trials.into_iter().flatten().collect()).exit();
 }

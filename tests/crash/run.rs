@@ -79,6 +79,11 @@ impl Run {
         &self.db
     }
 
+    /// Connects anew to the database under test, of which the server was away.
+    pub async fn reconnect(&mut self) {
+        self.db = TestDb::at(self.db.url()).await;
+    }
+
     /// The database of the reference.
     pub fn reference_db(&self) -> &TestDb {
         &self.reference_db

@@ -30,8 +30,8 @@ const SETTLE_EVERY: Duration = Duration::from_millis(100);
 /// Sales happen that often, and so many at a time. What they earn is payable a second later.
 const SALES_EVERY: Duration = Duration::from_millis(200);
 const SALES_AT_ONCE: usize = 6;
-/// Requests that the provider sees, at most, before a node is due to be killed.
-const REQUESTS_MAX: u64 = 8;
+/// Calls that the nodes make, at most, before one is due to be killed.
+const CALLS_MAX: u64 = 8;
 /// How much later it is killed, at most.
 const DELAY_MS_MAX: u64 = 60;
 /// The affiliates of the shop's programs.
@@ -86,16 +86,14 @@ async fn survive(payday: &Payday, nodes: usize, seed: u64) {
     }
     payday.send_to(&servers);
     let over = Cell::new(false);
-    let (events, (), ()) =
-        tokio::join!(sell_until(payday, &over, Rng::new(seed)), settle_until(payday, &over), async {
-            kill_at_random(payday, &mut servers, Rng::new(!seed)).await;
-            over.set(true);
-        });
+    tokio::join!(sell_until(payday, &over, Rng::new(seed)), settle_until(payday, &over), async {
+        kill_at_random(payday, &mut servers, Rng::new(!seed)).await;
+        over.set(true);
+    });
     drop(servers);
 
     payday.sandbox.control("DELETE", "faults", Value::Null).await.unwrap();
     payday.sandbox.release().await;
-    payday.run.tell_reference(&events).await;
     let survivor = payday.serve().await;
     payday.pauses_end().await;
     payday.run.settled(&survivor).await;
@@ -109,22 +107,22 @@ async fn survive(payday: &Payday, nodes: usize, seed: u64) {
     println!("{paid} payouts");
 }
 
-/// Delivers sale after sale and returns all events in the order in which they happened.
-async fn sell_until(payday: &Payday, enough: &Cell<bool>, mut rng: Rng) -> Vec<Value> {
-    let mut told = Vec::new();
+/// Delivers sale after sale, and tells the reference of them in the order in which they happened.
+async fn sell_until(payday: &Payday, enough: &Cell<bool>, mut rng: Rng) {
+    let mut told = 0;
     while !enough.get() {
-        let events = stories(&format!("storm{}_", told.len()), SALES_AT_ONCE, &mut rng);
+        let events = stories(&format!("storm{told}_"), SALES_AT_ONCE, &mut rng);
         payday.run.provider.deliver(arriving(&events, &mut rng)).await;
-        told.extend(events);
+        payday.run.tell_reference(&events).await;
+        told += 1;
         sleep(SALES_EVERY).await;
     }
-    told
 }
 
-/// Kills one node or all, whenever the provider has seen some more of them, and replaces them.
+/// Kills one node or all, whenever they have made some more calls, and replaces them.
 async fn kill_at_random(payday: &Payday, servers: &mut Vec<Server>, mut rng: Rng) {
     for _ in 0..kills() {
-        requests(payday, 1 + usize::try_from(rng.below(REQUESTS_MAX)).unwrap()).await;
+        calls(payday, 1 + i64::try_from(rng.below(CALLS_MAX)).unwrap()).await;
         sleep(Duration::from_millis(rng.below(DELAY_MS_MAX))).await;
         let all = servers.len();
         for killed in servers.drain(victims(all, &mut rng)) {
@@ -138,11 +136,12 @@ async fn kill_at_random(payday: &Payday, servers: &mut Vec<Server>, mut rng: Rng
     }
 }
 
-/// Waits until the provider has seen so many more requests.
-async fn requests(payday: &Payday, more: usize) {
-    let enough = payday.requests().await + more;
+/// Waits until so many more calls to the provider are written down.
+async fn calls(payday: &Payday, more: i64) {
+    const CALLS: &str = "SELECT COUNT(*) FROM attempt";
+    let enough = payday.number(CALLS).await + more;
     let deadline = Instant::now() + PATIENCE;
-    while payday.requests().await < enough {
+    while payday.number(CALLS).await < enough {
         assert!(Instant::now() < deadline, "nobody asks the provider for anything");
         sleep(LOOK_EVERY).await;
     }
