@@ -1,17 +1,49 @@
-//! The real process, killed: what was answered 200 is never lost, and the books after a restart are those
-//! of a process that was never disturbed.
+//! The real process, killed: what was answered 200 is never lost, nobody is paid twice, and the books
+//! after a restart are those of a process that was never disturbed.
 //!
-//! `REMIT_KILLS` sets how often the tests under load kill a node; a failure names the seed.
+//! `cargo test --test crash -- --kills N` (or `REMIT_KILLS=N`) sets how often the tests under load kill a
+//! node; all other arguments are those of every test binary. A failure names the seed.
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
+mod database;
+mod drain;
+mod harness;
+mod interrupted;
+mod payday;
+mod payouts;
 mod points;
 mod program;
 mod provider;
 mod random;
+mod relay;
 mod replay;
 mod run;
+#[expect(dead_code, reason = "these tests expect nothing to be found")]
+#[path = "../auditor/runner.rs"]
+mod runner;
 mod stop;
-#[expect(dead_code, reason = "these tests need a part of what the others stand on")]
+mod storm;
+#[expect(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "these tests need a part of what the others stand on"
+)]
 #[path = "../it/support/mod.rs"]
 mod support;
 mod traffic;
+
+fn main() {
+    let trials = [
+        points::tests(),
+        payouts::tests(),
+        interrupted::tests(),
+        drain::tests(),
+        database::tests(),
+        replay::tests(),
+        stop::tests(),
+        random::tests(),
+        storm::tests(),
+    ];
+    harness::run(trials.into_iter().flatten().collect()).exit();
+}

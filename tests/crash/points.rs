@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 
+use libtest_mimic::Trial;
 use remit::{
     app::decide::{self, Request},
     domain::{
@@ -14,9 +15,10 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
+    harness::on_each_engine,
     program::Server,
     run::Run,
-    support::{TestDb, on_each_engine, shop::intent},
+    support::{TestDb, shop::intent},
     traffic::{Rng, arriving, before_poison, poison, stories},
 };
 
@@ -75,56 +77,62 @@ pub const fn driver(point: Failpoint) -> Driver {
     }
 }
 
-on_each_engine! {
-    async fn what_was_received_is_processed_after_a_kill_without_a_redelivery(db: TestDb) {
-        let run = Run::on(db).await;
-        let mut rng = Rng::new(1);
-        let events = stories("kept", 12, &mut rng);
-        let receiver = run.program.serve_with(&[("REMIT_SERVER__ROLES", "receive")]).await;
-        run.provider.send_to(&[&receiver.base]);
-        run.provider.deliver(arriving(&events, &mut rng)).await;
-        receiver.kill();
-        run.check_inbox().await;
-        assert_eq!(run.provider.acknowledged().len(), events.len());
+pub fn tests() -> Vec<Trial> {
+    on_each_engine!(
+        what_was_received_is_processed_after_a_kill_without_a_redelivery,
+        death_at_any_named_point_changes_nothing_in_the_end
+    )
+    .into()
+}
 
-        let node = run.program.serve().await;
-        run.tell_reference(&events).await;
-        run.check(&node, 0).await;
+async fn what_was_received_is_processed_after_a_kill_without_a_redelivery(db: TestDb) {
+    let run = Run::on(db).await;
+    let mut rng = Rng::new(1);
+    let events = stories("kept", 12, &mut rng);
+    let receiver = run.program.serve_with(&[("REMIT_SERVER__ROLES", "receive")]).await;
+    run.provider.send_to(&[&receiver.base]);
+    run.provider.deliver(arriving(&events, &mut rng)).await;
+    receiver.kill();
+    run.check_inbox().await;
+    assert_eq!(run.provider.acknowledged().len(), events.len());
+
+    let node = run.program.serve().await;
+    run.tell_reference(&events).await;
+    run.check(&node, 0).await;
+}
+
+async fn death_at_any_named_point_changes_nothing_in_the_end(db: TestDb) {
+    if is_release_build() {
+        return;
     }
+    let run = Run::on(db).await;
+    let mut rng = Rng::new(2);
+    let node = run.program.serve().await;
+    run.provider.send_to(&[&node.base]);
+    run.provider.deliver(vec![before_poison()]).await;
+    run.tell_reference(&[before_poison()]).await;
+    run.settled(&node).await;
+    drop(node);
 
-    async fn death_at_any_named_point_changes_nothing_in_the_end(db: TestDb) {
-        if is_release_build() {
-            return;
-        }
-        let run = Run::on(db).await;
-        let mut rng = Rng::new(2);
-        let node = run.program.serve().await;
-        run.provider.send_to(&[&node.base]);
-        run.provider.deliver(vec![before_poison()]).await;
-        run.tell_reference(&[before_poison()]).await;
-        run.settled(&node).await;
-        drop(node);
-
-        let mut parked = 0;
-        for &point in Failpoint::ALL {
-            let name = format!("{}_", point.as_str().replace('.', "_"));
-            let mut events = stories(&name, 4, &mut rng);
-            // Whatever the seed gives, there is something to earn and to release.
-            events.push(referred(&name));
-            match driver(point) {
-                Driver::Webhooks => die_of_webhooks(&run, point, &events, &mut rng).await,
-                Driver::Poison => {
-                    events.push(poison(parked));
-                    parked += 1;
-                    die_of_webhooks(&run, point, &events, &mut rng).await;
-                }
-                Driver::Decision => die_of_a_decision(&run, point, &events).await,
-                Driver::Replay | Driver::Payouts => continue,
+    let mut parked = 0;
+    for &point in Failpoint::ALL {
+        let name = format!("{}_", point.as_str().replace('.', "_"));
+        let mut events = stories(&name, 4, &mut rng);
+        // Whatever the seed gives, there is something to earn and to release.
+        events.push(referred(&name));
+        match driver(point) {
+            Driver::Webhooks => die_of_webhooks(&run, point, &events, &mut rng).await,
+            Driver::Poison => {
+                events.push(poison(parked));
+                parked += 1;
+                die_of_webhooks(&run, point, &events, &mut rng).await;
             }
-            let node = run.program.serve().await;
-            println!("{} was survived", point.as_str());
-            run.check(&node, parked).await;
+            Driver::Decision => die_of_a_decision(&run, point, &events).await,
+            Driver::Replay | Driver::Payouts => continue,
         }
+        let node = run.program.serve().await;
+        println!("{} was survived", point.as_str());
+        run.check(&node, parked).await;
     }
 }
 
@@ -199,7 +207,7 @@ async fn doomed(run: &Run, point: Failpoint) -> Server {
 }
 
 /// SIGABRT: by its own hand, at the point.
-async fn assert_died(node: &mut Server) {
+pub async fn assert_died(node: &mut Server) {
     use std::os::unix::process::ExitStatusExt as _;
     assert_eq!(node.ended().await.signal(), Some(6), "{}", node.log());
 }

@@ -5,6 +5,7 @@
 use std::{
     collections::VecDeque,
     io::{BufRead as _, BufReader},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
@@ -59,9 +60,14 @@ impl Program {
         self
     }
 
+    /// Where a file of this name is kept as long as the program is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
     /// A file that a command is to read.
     pub fn write(&self, name: &str, content: &[u8]) -> String {
-        let path = self.home.path().join(name);
+        let path = self.path(name);
         std::fs::write(&path, content).unwrap();
         path.to_str().unwrap().to_owned()
     }
@@ -164,8 +170,22 @@ impl Server {
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success(), "the node was there to be told to stop");
+        self.signal("-TERM");
+    }
+
+    /// SIGSTOP: the process is there and does nothing, not even notice that time passes.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success(), "the node is there to be sent a signal");
     }
 
     /// Waits until the process has ended by itself.

@@ -1,11 +1,13 @@
 //! A payment provider as remit sees it: signed deliveries over several connections at once, again and
 //! again until each was answered 200.
 //!
-//! It keeps a journal of what it was told, because that is what the inbox is held against.
+//! It keeps a journal of what it was told, because that is what the inbox is held against: in memory for
+//! the tests, in a file for the auditor.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Mutex,
+    path::PathBuf,
+    sync::{Arc, Mutex},
 };
 
 use remit::{
@@ -20,7 +22,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::program::{LOOK_EVERY, PATIENCE};
+use super::{
+    program::{LOOK_EVERY, PATIENCE},
+    runner::{Delivered, TrafficJournal},
+};
 
 /// What the provider and the endpoint share.
 pub const SECRET: &str = "whsec_of_the_crash_tests";
@@ -30,12 +35,32 @@ const CONNECTIONS: usize = 6;
 /// Delivers to whichever nodes there are.
 pub struct Provider {
     client: Client,
-    path: String,
+    endpoint: String,
     /// Where nodes listen now; empty while there are none.
     nodes: watch::Sender<Vec<String>>,
     /// Grows with every 200.
     answered: watch::Sender<usize>,
     journal: Mutex<Journal>,
+    file: Arc<SharedJournal>,
+}
+
+/// The journal for the auditor, written by everybody who delivers.
+pub struct SharedJournal {
+    journal: Mutex<TrafficJournal>,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl SharedJournal {
+    /// A new journal.
+    pub fn create(path: PathBuf) -> Self {
+        Self { journal: Mutex::new(TrafficJournal::create(path.clone())), path }
+    }
+
+    /// Notes a delivery and how it was answered.
+    pub fn add(&self, delivered: &Delivered<'_>, status: Option<u16>) {
+        self.journal.lock().unwrap().add(delivered, status);
+    }
 }
 
 #[derive(Default)]
@@ -46,15 +71,16 @@ struct Journal {
 
 impl Provider {
     /// Delivers to this endpoint.
-    pub fn of_endpoint(id: &str) -> Self {
+    pub fn of_endpoint(id: &str, file: Arc<SharedJournal>) -> Self {
         // The first test installs it; another's choice is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         Self {
             client: Client::builder().no_proxy().timeout(PATIENCE).build().unwrap(),
-            path: format!("/webhooks/stripe/{id}"),
+            endpoint: id.to_owned(),
             nodes: watch::Sender::new(Vec::new()),
             answered: watch::Sender::new(0),
             journal: Mutex::default(),
+            file,
         }
     }
 
@@ -92,13 +118,23 @@ impl Provider {
         let signature = stripe.sign(&body, &SecretString::from(SECRET), SystemClock.now());
         let answer = self
             .client
-            .post(format!("{node}{}", self.path))
+            .post(format!("{node}/webhooks/stripe/{}", self.endpoint))
             .header(stripe.signature_header(), signature)
             .header("content-type", "application/json")
-            .body(body)
+            .body(body.clone())
             .send()
             .await;
-        match answer.map(|answer| answer.status()) {
+        let answer = answer.map(|answer| answer.status());
+        let delivered = Delivered {
+            provider: "stripe",
+            endpoint: &self.endpoint,
+            account: "",
+            livemode: false,
+            event_id: &id,
+            body: &body,
+        };
+        self.file.add(&delivered, answer.as_ref().ok().map(StatusCode::as_u16));
+        match answer {
             Ok(StatusCode::OK) => {
                 self.journal.lock().unwrap().acknowledged.insert(id);
                 self.answered.send_modify(|answered| *answered += 1);

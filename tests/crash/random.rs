@@ -1,14 +1,16 @@
 //! Death at any moment, again and again, while providers go on delivering.
 
-use std::{cell::Cell, env, time::Duration};
+use std::{cell::Cell, ops::Range, time::Duration};
 
+use libtest_mimic::Trial;
 use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{
+    harness::{kills, on_each_engine, on_postgres},
     program::Server,
     run::Run,
-    support::{TestDb, on_each_engine},
+    support::TestDb,
     traffic::{Rng, arriving, stories},
 };
 
@@ -19,22 +21,18 @@ const ANSWERS_MAX: u64 = 40;
 /// How much later it is killed, at most: several batches.
 const DELAY_MS_MAX: u64 = 30;
 
-/// How often a node is killed: `REMIT_KILLS`, by default a number that a build can afford.
-fn kills() -> usize {
-    env::var("REMIT_KILLS").map_or(4, |kills| kills.parse().expect("REMIT_KILLS is a number"))
+pub fn tests() -> Vec<Trial> {
+    let mut tests = Vec::from(on_each_engine!(kills_under_load_lose_nothing_and_double_nothing));
+    tests.push(on_postgres!(kills_of_one_or_both_of_two_nodes_lose_nothing_and_double_nothing));
+    tests
 }
 
-on_each_engine! {
-    async fn kills_under_load_lose_nothing_and_double_nothing(db: TestDb) {
-        survive(&Run::on(db).await, 1, 3).await;
-    }
+async fn kills_under_load_lose_nothing_and_double_nothing(db: TestDb) {
+    survive(&Run::on(db).await, 1, 3).await;
 }
 
-#[tokio::test]
-async fn kills_of_one_or_both_of_two_nodes_lose_nothing_and_double_nothing() {
-    if let Some(db) = TestDb::postgres(module_path!()).await {
-        survive(&Run::on(db).await, 2, 4).await;
-    }
+async fn kills_of_one_or_both_of_two_nodes_lose_nothing_and_double_nothing(db: TestDb) {
+    survive(&Run::on(db).await, 2, 4).await;
 }
 
 /// Delivers to so many nodes, kills one or all of them again and again, and checks inbox and books.
@@ -73,11 +71,8 @@ async fn kill_at_random(run: &Run, servers: &mut Vec<Server>, mut rng: Rng) {
     for _ in 0..kills() {
         run.provider.answers(usize::try_from(rng.below(ANSWERS_MAX)).unwrap()).await;
         sleep(Duration::from_millis(rng.below(DELAY_MS_MAX))).await;
-        // One of them, or all at once.
         let all = servers.len();
-        let victim = usize::try_from(rng.below(all as u64 + 1)).unwrap();
-        let victims = if victim == all { 0..all } else { victim..victim + 1 };
-        for killed in servers.drain(victims) {
+        for killed in servers.drain(victims(all, &mut rng)) {
             killed.kill();
         }
         publish(run, servers);
@@ -87,6 +82,12 @@ async fn kill_at_random(run: &Run, servers: &mut Vec<Server>, mut rng: Rng) {
             publish(run, servers);
         }
     }
+}
+
+/// Which of `all` nodes to kill: one of them, or all at once.
+pub fn victims(all: usize, rng: &mut Rng) -> Range<usize> {
+    let victim = usize::try_from(rng.below(all as u64 + 1)).unwrap();
+    if victim == all { 0..all } else { victim..victim + 1 }
 }
 
 fn publish(run: &Run, servers: &[Server]) {

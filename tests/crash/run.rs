@@ -1,7 +1,11 @@
 //! One run: a shop on the database under test, a provider that tells it of sales, and a reference that
 //! is told the same without any trouble.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use remit::{
     clock::{Clock as _, SystemClock},
@@ -13,7 +17,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     program::{LOOK_EVERY, PATIENCE, Program, Server},
-    provider::{Provider, SECRET},
+    provider::{Provider, SECRET, SharedJournal},
+    runner::Audit,
     support::{
         TestDb, api, books,
         shop::{GRACE_S, Shop},
@@ -29,6 +34,8 @@ pub struct Run {
     /// The shop on a database of its own that only the test's process works on: told in order, one event
     /// at a time.
     pub reference: Shop,
+    /// Every delivery, for the auditor.
+    pub traffic: Arc<SharedJournal>,
     endpoint: String,
     db: TestDb,
     reference_db: TestDb,
@@ -37,19 +44,29 @@ pub struct Run {
 impl Run {
     /// The same shop twice: affiliates with and without a hold, and an endpoint.
     pub async fn on(db: TestDb) -> Self {
+        Self::with(db, &[]).await
+    }
+
+    /// The same on nodes with further settings.
+    pub async fn with(db: TestDb, settings: &[(&'static str, &str)]) -> Self {
         let reference_db = TestDb::sqlite().await;
         let mut reference = open_shop(&reference_db).await;
         // Poison is parked at its first failure, so that a run need not wait for the retries.
-        let settings = ("REMIT_PROCESS__MAX_ATTEMPTS", "1");
-        reference.node.app.config = api::config(&[settings]);
+        let once = ("REMIT_PROCESS__MAX_ATTEMPTS", "1");
+        reference.node.app.config = api::config(&[once]);
         let shop = open_shop(&db).await;
-        let program = Program::on(db.url()).with(settings.0, settings.1);
+        let mut program = Program::on(db.url()).with(once.0, once.1);
+        for (name, value) in settings {
+            program = program.with(name, value);
+        }
+        let traffic = Arc::new(SharedJournal::create(program.path("traffic.ndjson")));
         let secrets = program.write("secrets", SECRET.as_bytes());
         let project = shop.owner.project();
         let create = ["endpoints", "create", "--provider", "stripe", "--project", &project];
         let made = program.data(&[&create[..], &["--secrets-file", &secrets]].concat()).await;
         let endpoint = made["id"].as_str().unwrap().to_owned();
-        Self { provider: Provider::of_endpoint(&endpoint), program, reference, endpoint, db, reference_db }
+        let provider = Provider::of_endpoint(&endpoint, Arc::clone(&traffic));
+        Self { program, provider, reference, traffic, endpoint, db, reference_db }
     }
 
     /// The endpoint of the shop.
@@ -60,6 +77,11 @@ impl Run {
     /// The database under test.
     pub fn db(&self) -> &TestDb {
         &self.db
+    }
+
+    /// Connects anew to the database under test, of which the server was away.
+    pub async fn reconnect(&mut self) {
+        self.db = TestDb::at(self.db.url()).await;
     }
 
     /// The database of the reference.
@@ -114,15 +136,31 @@ impl Run {
         self.check_with_doctor(parked).await;
         let waiting = self.program.data(&["events", "list", "--state", "received"]).await;
         assert_eq!(waiting, json!([]));
+        self.audit(None).await;
+    }
+
+    /// The auditor finds nothing wrong. Without the sandbox's journal it says nothing of what was sent.
+    pub async fn audit(&self, sandbox: Option<&Path>) {
+        let (url, traffic) = (self.db.url().to_owned(), self.traffic.path.clone());
+        let sandbox = sandbox.map(Path::to_path_buf);
+        let audit = move || {
+            let now = SystemClock.now();
+            Audit { url: &url, sandbox: sandbox.as_deref(), traffic: Some(&traffic), now }.assert_clean();
+        };
+        if let Err(failed) = tokio::task::spawn_blocking(audit).await {
+            std::panic::resume_unwind(failed.into_panic());
+        }
     }
 
     /// Every event that was answered 200 is there with the bytes that were sent.
     pub async fn check_inbox(&self) {
         const STORED: &str = "SELECT provider_event_id, body, body_sha256 FROM inbox";
+        // Before the inbox is read: deliveries may go on meanwhile.
+        let acknowledged = self.provider.acknowledged();
         let mut conn = self.db.db.read().await.unwrap();
         let rows: Vec<(String, Vec<u8>, Vec<u8>)> = conn.q(STORED).all().await.unwrap();
         let stored: BTreeMap<_, _> = rows.into_iter().map(|(id, body, hash)| (id, (body, hash))).collect();
-        for (id, sent) in self.provider.acknowledged() {
+        for (id, sent) in acknowledged {
             let (body, hash) = stored.get(&id).unwrap_or_else(|| panic!("{id} was answered 200 and is lost"));
             assert!(*body == sent, "{id} is stored with other bytes than were sent");
             assert_eq!(hash[..], Sha256::digest(&sent)[..], "{id}");
@@ -130,7 +168,7 @@ impl Run {
     }
 
     /// The program's own check-up finds nothing but the parked events.
-    async fn check_with_doctor(&self, parked: usize) {
+    pub async fn check_with_doctor(&self, parked: usize) {
         let output = self.program.run(&["doctor", "--output", "json"], &[]).await;
         let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let findings = report["data"]["findings"].as_array().unwrap_or_else(|| panic!("{output:?}"));

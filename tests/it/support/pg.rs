@@ -9,10 +9,10 @@ use std::{
     collections::HashSet,
     env, fs,
     future::Future,
-    io::Write,
+    io::{BufRead as _, BufReader, Write},
     os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     str::FromStr,
     sync::{
         Mutex, OnceLock,
@@ -168,6 +168,12 @@ impl Server {
     }
 
     fn wait_until_ready(&self) -> Result<(), Unprepared> {
+        let is_ready = self.is_ready_within(Duration::from_mins(1))?;
+        assert!(is_ready, "PostgreSQL answers within a minute");
+        Ok(())
+    }
+
+    fn is_ready_within(&self, patience: Duration) -> Result<bool, Unprepared> {
         let options = self.options.clone();
         in_own_runtime(async move {
             let ready = async {
@@ -175,9 +181,7 @@ impl Server {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
-            tokio::time::timeout(Duration::from_mins(1), ready)
-                .await
-                .expect("PostgreSQL answers within a minute");
+            tokio::time::timeout(patience, ready).await.is_ok()
         })
     }
 }
@@ -187,9 +191,11 @@ impl Server {
 struct Unprepared;
 
 /// Tests run in runtimes of their own, and some of this runs in `Drop`, where nothing can be awaited.
-fn in_own_runtime(work: impl Future<Output = ()> + Send + 'static) -> Result<(), Unprepared> {
+fn in_own_runtime<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Unprepared> {
     let thread = std::thread::spawn(|| {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
     });
     thread.join().map_err(|_| Unprepared)
 }
@@ -222,28 +228,58 @@ fn find_binaries() -> Option<PathBuf> {
         .find(|directory| ["initdb", "postgres"].iter().all(|program| directory.join(program).is_file()))
 }
 
-fn start(binaries: &Path) -> (String, Option<Child>) {
-    // Directly under /tmp: socket paths end at 107 bytes, and the server's user must be able to enter.
-    let directory = tempfile::Builder::new().prefix("remit-pg-").tempdir_in("/tmp").unwrap().keep();
-    let user = unprivileged_user(&directory);
-    let command = |program: &Path| {
+/// An initialised directory, and how to start programs in it.
+struct Cluster {
+    directory: PathBuf,
+    user: Option<(u32, u32)>,
+}
+
+impl Cluster {
+    fn new(binaries: &Path) -> Self {
+        // Directly under /tmp: socket paths end at 107 bytes, and the server's user must be able to enter.
+        let directory = tempfile::Builder::new().prefix("remit-pg-").tempdir_in("/tmp").unwrap().keep();
+        let user = unprivileged_user(&directory);
+        let cluster = Self { directory, user };
+        let initdb = cluster
+            .command(&binaries.join("initdb"))
+            .args(["-D", "data", "-U", "remit", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
+        cluster
+    }
+
+    fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command.current_dir(&directory).env_clear().env("PATH", "/usr/bin:/bin").env("TZ", "UTC");
-        if let Some((uid, gid)) = user {
+        command.current_dir(&self.directory).env_clear().env("PATH", "/usr/bin:/bin").env("TZ", "UTC");
+        if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
         command
-    };
+    }
 
-    let initdb = command(&binaries.join("initdb"))
-        .args(["-D", "data", "-U", "remit", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
+    /// A shell that does what `script` says with the server, `$0`.
+    fn shell(&self, script: &str, binaries: &Path) -> Command {
+        let mut command = self.command(Path::new("/bin/sh"));
+        command
+            .args(["-c", script])
+            .arg(binaries.join("postgres"))
+            // Ctrl-C ends the tests, and only then, through the pipe, the server.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null());
+        command
+    }
 
+    fn url(&self) -> String {
+        format!("postgres:///postgres?host={}&user=remit", self.directory.display())
+    }
+}
+
+fn start(binaries: &Path) -> (String, Option<Child>) {
     // Durability is not what these tests look at, so nothing is synced. Deadlocks are found quickly.
-    let script = r#"
+    const SCRIPT: &str = r#"
         directory=$PWD
         "$0" -D data -k "$directory" -c listen_addresses= -c fsync=off -c full_page_writes=off \
             -c autovacuum=off -c max_connections=200 -c deadlock_timeout=50ms >log 2>&1 &
@@ -253,17 +289,106 @@ fn start(binaries: &Path) -> (String, Option<Child>) {
         wait $server
         cd / && rm -rf "$directory"
     "#;
-    let process = command(Path::new("/bin/sh"))
-        .args(["-c", script])
-        .arg(binaries.join("postgres"))
-        // Ctrl-C ends the tests, and only then, through the pipe, the server.
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    (format!("postgres:///postgres?host={}&user=remit", directory.display()), Some(process))
+    let cluster = Cluster::new(binaries);
+    let process = cluster.shell(SCRIPT, binaries).stdout(Stdio::null()).spawn().unwrap();
+    (cluster.url(), Some(process))
+}
+
+/// A server of a test's own, which it may kill. It ends with this value, or with the test process.
+pub struct OwnServer {
+    server: Server,
+    answers: BufReader<ChildStdout>,
+}
+
+/// How a server dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// As by `pg_ctl stop -m immediate`: everybody is told to drop everything.
+    Immediate,
+    /// SIGKILL of the postmaster: its children find out by themselves.
+    Kill,
+}
+
+impl OwnServer {
+    /// A running server, unless there are no binaries here; see the module. `caller` is `module_path!()`.
+    pub fn start(caller: &str) -> Option<Self> {
+        // A crash of the server alone loses nothing that it has written, synced or not. What the postmaster
+        // is can be read from its file, also when it was started twice because the first start failed.
+        const SCRIPT: &str = r#"
+            directory=$PWD
+            end() {
+                postmaster=$(head -n 1 data/postmaster.pid)
+                kill -s "$1" "$postmaster"
+                wait "$postmaster"
+            }
+            while read -r command; do
+                case $command in
+                    start)
+                        "$0" -D data -k "$directory" -c listen_addresses= -c fsync=off \
+                            -c max_connections=100 -c deadlock_timeout=50ms >>log 2>&1 & ;;
+                    *) end "$command" ;;
+                esac
+                echo done
+            done
+            end INT
+            cd / && rm -rf "$directory"
+        "#;
+        let Some(binaries) = find_binaries() else {
+            report_skipped(caller);
+            return None;
+        };
+        let cluster = Cluster::new(&binaries);
+        let mut process = cluster.shell(SCRIPT, &binaries).stdout(Stdio::piped()).spawn().unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap());
+        let options = PgConnectOptions::from_str(&cluster.url()).unwrap().extra_float_digits(None);
+        let server = Server { options, template: EMPTY, process: Some(process) };
+        let mut own = Self { server, answers };
+        own.restart();
+        Some(own)
+    }
+
+    /// The URL of its database.
+    pub fn url(&self) -> String {
+        self.server.url("postgres")
+    }
+
+    /// Ends it without a shutdown. It is gone when this returns; its children may take a moment.
+    pub fn kill(&mut self, death: Death) {
+        self.tell(match death {
+            Death::Immediate => "QUIT",
+            Death::Kill => "KILL",
+        });
+    }
+
+    /// Starts it again and waits until it has recovered.
+    pub fn restart(&mut self) {
+        // It refuses while a child of its predecessor lives.
+        for _ in 0..60 {
+            self.tell("start");
+            if self.server.is_ready_within(Duration::from_secs(1)).unwrap() {
+                return;
+            }
+        }
+        panic!("PostgreSQL does not come back");
+    }
+
+    fn tell(&mut self, command: &str) {
+        let process = self.server.process.as_mut().unwrap();
+        writeln!(process.stdin.as_mut().unwrap(), "{command}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        assert_eq!(answer, "done\n", "{command}");
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.server.process {
+            drop(process.stdin.take());
+            // Nothing can be done about a failure here.
+            let _ = process.wait();
+        }
+    }
 }
 
 /// PostgreSQL refuses to run as root; then `postgres` or `nobody` owns `directory` and the server.

@@ -17,6 +17,8 @@ pub struct TestDb {
 enum Home {
     File(TempDir),
     Server(PgDatabase),
+    /// Whoever made it takes care of it.
+    Elsewhere,
 }
 
 impl TestDb {
@@ -37,6 +39,13 @@ impl TestDb {
         let db = Db::connect(&url, &DbOptions::default()).await.unwrap();
         db.migrate().await.unwrap();
         Some(Self { db, url, _home: Home::Server(database) })
+    }
+
+    /// Connects to a database that somebody else keeps, and migrates it.
+    pub async fn at(url: &str) -> Self {
+        let db = Db::connect(url, &DbOptions::default()).await.unwrap();
+        db.migrate().await.unwrap();
+        Self { db, url: url.to_owned(), _home: Home::Elsewhere }
     }
 
     /// The URL, for a second connection or another process.

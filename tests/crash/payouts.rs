@@ -1,0 +1,162 @@
+//! Death at every named point of money out: settled once, sent once, booked once.
+//!
+//! Leases of the dead are let run out by hand; that they run out by themselves is shown in `interrupted`.
+
+use libtest_mimic::Trial;
+use remit::failpoint::{Failpoint, VARIABLE};
+use reqwest::StatusCode;
+use serde_json::json;
+
+use super::{
+    harness::on_each_engine,
+    payday::Payday,
+    points::{Driver, assert_died, driver, is_release_build},
+    support::TestDb,
+};
+
+pub fn tests() -> Vec<Trial> {
+    on_each_engine!(
+        death_at_any_named_point_pays_once,
+        death_while_a_webhook_adopts_a_transfer_pays_once,
+        death_while_a_payout_is_canceled_pays_once,
+    )
+    .into()
+}
+
+/// The nodes that die one after the other before one lives. The first is asked to settle. An account of
+/// which nothing is known is read before the first send, so that is the first call and the send the second.
+const DEATHS: &[&[&str]] = &[
+    &["settle.before_commit"],
+    &["settle.after_commit"],
+    &["claim.before_commit"],
+    &["claim.after_commit"],
+    &["attempt.before_commit"],
+    &["attempt.after_commit"],
+    &["call.before"],
+    &["call.after"],
+    &["call.before:2"],
+    &["call.after:2"],
+    &["judge.before_commit"],
+    &["judge.after_commit"],
+    // The look-up of a transfer that was made, and the judgement of what it found.
+    &["call.after:2", "attempt.before_commit"],
+    &["call.after:2", "attempt.after_commit"],
+    &["call.after:2", "call.before"],
+    &["call.after:2", "call.after"],
+    &["call.after:2", "judge.before_commit"],
+    &["call.after:2", "judge.after_commit"],
+    // The look-up that finds nothing, and the send that follows it.
+    &["attempt.after_commit", "judge.before_commit"],
+    &["attempt.after_commit", "judge.after_commit"],
+    &["attempt.after_commit", "attempt.after_commit:2"],
+    &["attempt.after_commit", "call.after:2"],
+    &["attempt.after_commit", "judge.before_commit:2"],
+    // Dying again and again changes nothing.
+    &["claim.after_commit", "call.before:2", "attempt.after_commit:2", "call.after:2", "judge.before_commit"],
+];
+
+/// Points that only an event or a person passes, each with a test of its own.
+const ADOPTION: [&str; 2] = ["adopt.before_commit", "adopt.after_commit"];
+const CANCELLATION: [&str; 2] = ["cancel.before_commit", "cancel.after_commit"];
+
+/// Every point of this driver is one that a node here dies at; whether it does, the tests assert.
+fn assert_every_point_is_visited() {
+    let visited = || DEATHS.iter().copied().flatten().chain(&ADOPTION).chain(&CANCELLATION);
+    for point in Failpoint::ALL.iter().filter(|point| matches!(driver(**point), Driver::Payouts)) {
+        assert!(visited().any(|death| *death == point.as_str()), "{} is not visited", point.as_str());
+    }
+}
+
+async fn death_at_any_named_point_pays_once(db: TestDb) {
+    assert_every_point_is_visited();
+    if is_release_build() {
+        return;
+    }
+    let payday = Payday::on(db).await;
+    let names: Vec<String> = (0..DEATHS.len()).map(|number| format!("dead{number}")).collect();
+    payday.earn(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut survivor = None;
+    for (name, deaths) in names.iter().zip(DEATHS) {
+        drop(survivor.take());
+        for (number, death) in deaths.iter().enumerate() {
+            let mut doomed = payday.serve_with(&[(VARIABLE, death)]).await;
+            if number == 0 {
+                payday.settle(&doomed, name).await;
+            }
+            assert_died(&mut doomed).await;
+            payday.leases_run_out().await;
+        }
+        let node = payday.serve().await;
+        assert_eq!(payday.settle(&node, name).await, Some(StatusCode::OK));
+        payday.drained(&node).await;
+        payday.assert_paid_once(name).await;
+        // Before it is sent again it is looked for, and what the first send did is found.
+        assert_eq!(payday.sends_to(name).await, 1, "{deaths:?}");
+        println!("{deaths:?} was survived");
+        survivor = Some(node);
+    }
+    payday.assert_all_paid_once(&survivor.unwrap()).await;
+}
+
+async fn death_while_a_webhook_adopts_a_transfer_pays_once(db: TestDb) {
+    if is_release_build() {
+        return;
+    }
+    let payday = Payday::on(db).await;
+    let names = ["early", "late"];
+    payday.earn(&names).await;
+    let mut survivor = None;
+    for (name, death) in names.into_iter().zip(ADOPTION) {
+        drop(survivor.take());
+        let sender = payday.serve().await;
+        payday.cut_webhooks();
+        payday.fault(name, 1, json!({ "kind": "execute_then_hang" })).await;
+        assert_eq!(payday.settle(&sender, name).await, Some(StatusCode::OK));
+        payday.sandbox.until_hanging(1).await;
+        sender.kill();
+
+        // This one cannot ask, so it is the event that adopts.
+        let roles = ("REMIT_SERVER__ROLES", "receive,process");
+        let mut doomed = payday.serve_with(&[(VARIABLE, death), roles]).await;
+        let told = payday.sandbox.control("POST", "webhooks/flush", json!({ "retries": true })).await;
+        told.unwrap();
+        assert_died(&mut doomed).await;
+
+        let adopter = payday.serve_with(&[roles]).await;
+        payday.drained(&adopter).await;
+        payday.assert_paid_once(name).await;
+        assert_eq!(payday.sends_to(name).await, 1, "{name}");
+        survivor = Some(adopter);
+    }
+    payday.assert_all_paid_once(&survivor.unwrap()).await;
+}
+
+async fn death_while_a_payout_is_canceled_pays_once(db: TestDb) {
+    if is_release_build() {
+        return;
+    }
+    let payday = Payday::on(db).await;
+    let names = ["early", "late"];
+    payday.earn(&names).await;
+    // Nothing is sent meanwhile.
+    let roles = ("REMIT_SERVER__ROLES", "receive,process,schedule");
+    for (name, death) in names.into_iter().zip(CANCELLATION) {
+        let mut doomed = payday.serve_with(&[(VARIABLE, death), roles]).await;
+        assert_eq!(payday.settle(&doomed, name).await, Some(StatusCode::OK));
+        let path = format!("{}/{}/cancel", payday.payouts_path(name), payday.payout_of(name).await);
+        assert_eq!(payday.post(&doomed, &path, death).await, None, "the node died before it could answer");
+        assert_died(&mut doomed).await;
+        let successor = payday.serve_with(&[roles]).await;
+        let expected = if death == CANCELLATION[0] { StatusCode::OK } else { StatusCode::CONFLICT };
+        assert_eq!(payday.post(&successor, &path, death).await, Some(expected), "{death}");
+        payday.assert_owed(name).await;
+    }
+    let node = payday.serve().await;
+    for name in names {
+        let again = format!("{}/run", payday.payouts_path(name));
+        assert_eq!(payday.post(&node, &again, "again").await, Some(StatusCode::OK));
+        payday.drained(&node).await;
+        payday.assert_paid_once(name).await;
+    }
+    payday.assert_all_paid_once(&node).await;
+}
