@@ -80,9 +80,14 @@ on_each_engine! {
         let to_seven = json!({ "method": "POST", "path_prefix": "/v1/payment_intents", "destination": "acct_7" });
         let hang = json!({ "match": to_seven, "times": 1_000, "fault": { "kind": "hang_before_execute" } });
         bank.sandbox.fault(hang).await.unwrap();
-        while bank.effects("payment_intent.created").await.len() < 99 {
-            bank.dispatcher.step().await.unwrap();
-            tokio::task::yield_now().await;
+        let done = "SELECT CAST(COUNT(*) AS TEXT) FROM job WHERE state = 'completed'";
+        loop {
+            while bank.dispatcher.step().await.unwrap() > 0 {}
+            if bank.texts(done).await == ["99"] {
+                break;
+            }
+            // A job that was laid down says so.
+            bank.shop.node.app.wake.dispatch.notified().await;
         }
         // All others were made while its first call was still under way, and it took one place of eight.
         bank.sandbox.until_hanging(1).await;

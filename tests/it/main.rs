@@ -23,4 +23,5 @@ mod scenarios;
 mod settlement_runs;
 mod settling;
 mod store_contract;
+#[expect(dead_code, reason = "the kill tests use the rest")]
 mod support;
