@@ -179,13 +179,7 @@ impl<'a> Merged<'a> {
         }
     }
 
-    fn add_account(
-        &mut self,
-        scope: &'a Scope,
-        id: &'a str,
-        mut told: AccountState,
-        received_at: Timestamp,
-    ) {
+    fn add_account(&mut self, scope: &'a Scope, id: &'a str, mut told: AccountState, received_at: Timestamp) {
         told.told_at_us = told.told_at_us.min(received_at.as_micros());
         let known = self.accounts.entry((scope, id)).or_insert_with(|| told.clone());
         *known = known.join(&told);
@@ -455,8 +449,7 @@ pub async fn account_is_ready(
         WHERE account_id = $1 AND (realm = $2 OR realm = $3) AND project_id = $4";
     // Events of a connected account come in its own realm.
     let of_account = realm.of_account(account_id);
-    let states: Vec<AccountState> =
-conn
+    let states: Vec<AccountState> = conn
         .q(SQL)
         .bind(account_id)
         .bind(realm.as_str())

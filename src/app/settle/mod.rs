@@ -188,7 +188,12 @@ pub async fn plan(
     let mut conn = app.db.read().await?;
     let details = program_rules::visible(&mut conn, by, program).await?;
     let rules = Rules::of(&details);
-    let reach = Reach { program_id: program, currency: None, as_of: self::as_of(as_of, app.now())?, livemode: app.config.livemode };
+    let reach = Reach {
+        program_id: program,
+        currency: None,
+        as_of: self::as_of(as_of, app.now())?,
+        livemode: app.config.livemode,
+    };
     let mut settlement = Settlement { run_id: None, payouts: Vec::new(), skipped: Vec::new() };
     let mut after = None;
     loop {
