@@ -207,37 +207,3 @@ on_each_engine! {
         tx.commit().await.unwrap();
     }
 }
-
-#[tokio::test]
-async fn zz_measure() {
-    for engine in ["sqlite", "postgres"] {
-        for (many_lanes, busy) in [(false, true), (true, true), (false, false), (true, false)] {
-            let db = if engine == "sqlite" {
-                TestDb::sqlite().await
-            } else {
-                TestDb::postgres(module_path!()).await.unwrap()
-            };
-            let all: Vec<Queued> = (0..50_000)
-                .map(|n| {
-                    queued(
-                        &format!("j{n}"),
-                        &if many_lanes && n >= 1_000 { format!("acct_{n}") } else { "acct_crowd".to_owned() },
-                        90_000 - n,
-                    )
-                })
-                .chain([queued("z", "acct_z", 1)])
-                .collect();
-            enqueue(&db.db, &all).await;
-            for _ in 0..3 {
-                let t = std::time::Instant::now();
-                let leases =
-                    claim(&db.db, 16, &if busy { vec!["acct_crowd".to_owned()] } else { vec![] }).await;
-                println!(
-                    "MEASURE {engine} busy={busy} many_lanes={many_lanes} {:?} {}",
-                    t.elapsed(),
-                    leases.len()
-                );
-            }
-        }
-    }
-}

@@ -14,7 +14,7 @@ use super::{
         bank::Bank,
         books, on_each_engine,
         program::Owner,
-        shop::{PAID_AT_S, stripe},
+        shop::{GRACE_S, PAID_AT_S, stripe},
     },
 };
 
@@ -94,12 +94,12 @@ on_each_engine! {
         it_adds_up(&bank).await;
         assert_eq!(bank.settle().await, []);
         // The dispute is won: now x is paid, once.
-        let mut won = json!({
+        let won = json!({
             "id": "dp_x", "charge": "ch_x", "amount": 10_000, "currency": "usd", "status": "won",
             "balance_transactions": [],
         });
-        won["is_charge_refundable"] = json!(true);
         bank.shop.tell_and_process(&[stripe("dp_x_won", "charge.dispute.closed", &won)]).await;
+        bank.advance(u32::try_from(GRACE_S).unwrap() + 1).await;
         bank.pass_time().await;
         bank.shop.assert_standing("ch_x", "payable", [2_000, 800, 0, 1_200]).await;
         bank.settle().await;
