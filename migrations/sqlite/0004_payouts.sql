@@ -200,7 +200,7 @@ CREATE TABLE job (
     created_at_us      INTEGER NOT NULL,
     finished_at_us     INTEGER
 ) STRICT;
-CREATE INDEX job_due ON job (next_attempt_at_us, id) WHERE next_attempt_at_us IS NOT NULL;
+CREATE INDEX job_due ON job (next_attempt_at_us, id, lane) WHERE next_attempt_at_us IS NOT NULL;
 CREATE INDEX job_by_lane ON job (lane, next_attempt_at_us, id) WHERE next_attempt_at_us IS NOT NULL;
 CREATE INDEX job_by_state ON job (state, id);
 CREATE INDEX job_by_time ON job (created_at_us, id);

@@ -45,8 +45,11 @@ pub struct Lease {
     pub attempts: i64,
 }
 
-/// Jobs that are due longest and looked at first, whatever their lanes.
+/// Jobs that are due longest and looked at first, of whatever lanes.
 const WINDOW: i64 = 1_000;
+
+/// How often that is done, each time without the lanes that filled it before.
+const WINDOWS: usize = 2;
 
 /// Takes jobs that are due, the longest due first, one per lane and none of `busy` lanes: a lane whose
 /// calls do not come back keeps no place in the batch. Jobs of which the lease has run out are due again.
@@ -103,16 +106,17 @@ pub async fn claim_due(
 /// The job of each lane that is due longest, at most `limit` of them, none of `busy` lanes.
 ///
 /// Most often the jobs that are due longest are of many lanes, and a look at those is enough. Where few lanes
-/// fill that window, the rest is found by stepping from lane to lane, so that a lane hides no other however
-/// much of it is due. Neither reads all that is due: this runs in a write transaction.
+/// fill that window again and again, the rest is found by stepping from lane to lane, so that a lane hides no other however
+/// much of it is due. Neither sorts all that is due: this runs in a write transaction.
 async fn list_first_due(
     conn: &mut Conn,
     now: Timestamp,
     limit: i64,
     busy: &[String],
 ) -> Result<Vec<String>, StoreError> {
-    // Served by `job_due`.
-    const LONGEST: &str = "SELECT id, lane FROM job WHERE next_attempt_at_us <= $1
+    // Served by `job_due`, in order and without a look at the rows.
+    const LONGEST: &str = "SELECT id, lane FROM job
+        WHERE next_attempt_at_us <= $1 AND lane NOT IN (SELECT value->>'id' FROM json_each($3))
         ORDER BY next_attempt_at_us, id LIMIT $2";
     // Served by `job_by_lane`, by one or two steps into it per lane.
     const OF_EACH_LANE: &str = "WITH RECURSIVE lanes (lane) AS (
@@ -120,24 +124,30 @@ async fn list_first_due(
             UNION ALL
             SELECT (SELECT MIN(j.lane) FROM job j WHERE j.lane > lanes.lane AND j.next_attempt_at_us IS NOT NULL)
             FROM lanes WHERE lanes.lane IS NOT NULL)
-        SELECT first.id, first.lane FROM lanes JOIN job first ON first.id = (
+        SELECT first.id FROM lanes JOIN job first ON first.id = (
                 SELECT j.id FROM job j WHERE j.lane = lanes.lane AND j.next_attempt_at_us <= $1
                 ORDER BY j.next_attempt_at_us, j.id LIMIT 1)
         WHERE lanes.lane NOT IN (SELECT value->>'id' FROM json_each($3))
         ORDER BY first.next_attempt_at_us, first.id LIMIT $2";
     let wanted = usize::try_from(limit).unwrap_or(0);
-    let longest: Vec<(String, String)> = conn.q(LONGEST).bind(now.as_micros()).bind(WINDOW).all().await?;
-    let is_all = i64::try_from(longest.len()).is_ok_and(|count| count < WINDOW);
     let mut seen: BTreeSet<String> = busy.iter().cloned().collect();
-    let mut first: Vec<String> =
-        longest.into_iter().filter_map(|(id, lane)| seen.insert(lane).then_some(id)).take(wanted).collect();
-    if first.len() < wanted && !is_all {
-        let missing = limit - i64::try_from(first.len()).unwrap_or(limit);
+    let mut first: Vec<String> = Vec::new();
+    for _ in 0..WINDOWS {
         let list = id_list(seen.iter().map(String::as_str));
-        let rest: Vec<(String, String)> =
-            conn.q(OF_EACH_LANE).bind(now.as_micros()).bind(missing).bind(list).all().await?;
-        first.extend(rest.into_iter().map(|(id, _)| id));
+        let longest: Vec<(String, String)> =
+            conn.q(LONGEST).bind(now.as_micros()).bind(WINDOW).bind(list).all().await?;
+        let is_all = i64::try_from(longest.len()).is_ok_and(|count| count < WINDOW);
+        first.extend(longest.into_iter().filter_map(|(id, lane)| seen.insert(lane).then_some(id)));
+        if is_all || first.len() >= wanted {
+            first.truncate(wanted);
+            return Ok(first);
+        }
     }
+    let missing = limit - i64::try_from(first.len()).unwrap_or(limit);
+    let list = id_list(seen.iter().map(String::as_str));
+    let rest: Vec<String> =
+        conn.q(OF_EACH_LANE).bind(now.as_micros()).bind(missing).bind(list).scalars().await?;
+    first.extend(rest);
     Ok(first)
 }
 

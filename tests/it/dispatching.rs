@@ -86,6 +86,7 @@ on_each_engine! {
             if bank.texts(done).await == ["99"] {
                 break;
             }
+            println!("DEBUG {:?}", bank.texts("SELECT state || ' ' || COALESCE(reason,'-') || ' ' || CAST(COUNT(*) AS TEXT) FROM job GROUP BY state, reason").await);
             // A job that was laid down says so.
             bank.shop.node.app.wake.dispatch.notified().await;
         }
