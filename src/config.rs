@@ -85,6 +85,7 @@ pub const KEYS: &[Key] = &[
     secret("secrets.master_key"),
     key("attribution.keys", "referral_code,affiliate_code,via,ref"),
     key("payouts.live", "false"),
+    Key { name: "payouts.witness_file", default: None, shown: Shown::Plain },
     key("payments.enabled", "false"),
     key("programs.multi_level", "false"),
     key("programs.merge_grace_s", "900"),
@@ -261,6 +262,9 @@ pub struct Config {
     pub attribution_keys: Vec<String>,
     /// `payouts.live`: whether payouts may send money.
     pub payouts_live: bool,
+    /// `payouts.witness_file`: where the age of the database is kept outside of it; none: beside the
+    /// database file, or `remit.witness` in the working directory where the database is a server.
+    pub witness_file: Option<PathBuf>,
     /// `payments.enabled`: whether charges may be made.
     pub payments_enabled: bool,
     /// `[programs]`.
@@ -599,6 +603,14 @@ impl<'a> Layers<'a> {
         SocketAddr::from(([0, 0, 0, 0], 0))
     }
 
+    fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+        let text = self.text(name)?.to_owned();
+        if text.is_empty() {
+            self.reject(name, "is empty", "set it to a path, or unset it");
+        }
+        Some(PathBuf::from(text))
+    }
+
     fn list(&self, name: &'static str) -> Vec<String> {
         self.text(name)
             .map(|text| text.split(',').map(|item| item.trim().to_owned()).collect())
@@ -804,6 +816,7 @@ impl<'a> Layers<'a> {
             master_key: self.master_key(),
             attribution_keys: self.list("attribution.keys"),
             payouts_live: self.switch("payouts.live"),
+            witness_file: self.path("payouts.witness_file"),
             payments_enabled: self.switch("payments.enabled"),
             programs: Programs {
                 multi_level: self.switch("programs.multi_level"),

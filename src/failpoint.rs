@@ -69,6 +69,10 @@ words! {
         CancelBeforeCommit = "cancel.before_commit",
         /// A payout is given up; the person was not answered.
         CancelAfterCommit = "cancel.after_commit",
+        /// What people said of an intent, or asked for, is written and not committed.
+        ResolveBeforeCommit = "resolve.before_commit",
+        /// What people said of an intent is durable; they were not answered.
+        ResolveAfterCommit = "resolve.after_commit",
         /// Replayed events are inserted and not committed.
         ReplayBeforeCommit = "replay.before_commit",
         /// Replayed events are durable and not processed.

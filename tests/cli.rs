@@ -14,9 +14,17 @@ use std::{
 };
 
 use remit::{
-    app::{App, demo::Demo},
+    app::{
+        App,
+        charges::{self, NewCharge},
+        demo::Demo,
+    },
     clock::{Clock as _, SystemClock},
     config::Config,
+    domain::{
+        ids::ProjectId,
+        money::{Currency, Money},
+    },
     providers::{Inbound as _, stripe::Stripe},
     store::{Db, DbOptions},
 };
@@ -25,6 +33,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const SECRET: &str = "whsec_of_the_tests";
+/// The platform's key at the provider.
+const KEY: &str = "sk_test_of_the_tests";
 const MASTER_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 /// A directory with a database and nothing else.
@@ -132,6 +142,25 @@ impl Bench {
         self.json(&["events", "list", "--limit", "1000"], 0).as_array().unwrap().clone()
     }
 
+    /// Settles where payouts are enabled, and gives what is under `data`, if there is anything.
+    #[track_caller]
+    fn settle(&self, arguments: &[&str], code: i32) -> Value {
+        let arguments = [&["settle", "--output", "json"], arguments].concat();
+        let ran = Ran::of(self.command(&arguments).env("REMIT_PAYOUTS__LIVE", "true").output().unwrap());
+        let ran = ran.ends_with(code);
+        if ran.out.is_empty() { Value::Null } else { ran.data() }
+    }
+
+    /// One text column of the database.
+    fn column(&self, sql: &'static str) -> Vec<String> {
+        in_runtime(async {
+            let db = Db::connect(&self.url(), &DbOptions::default()).await.unwrap();
+            let column = db.read().await.unwrap().q(sql).scalars().await.unwrap();
+            db.close().await;
+            column
+        })
+    }
+
     /// Runs statements on the database behind the program's back.
     fn tamper(&self, statements: &'static [&'static str]) {
         in_runtime(async {
@@ -208,6 +237,22 @@ fn what_cannot_be_understood_is_a_usage_error() {
     for arguments in [
         &["events", "list", "--state", "lost"][..],
         &["events", "list", "--limit", "0"],
+        &["jobs", "list", "--state", "lost"],
+        &["jobs", "list", "--kind", "gift"],
+        &["jobs", "resolve", "int_1", "--evidence", "a ticket of theirs", "--approver", "rk"],
+        &[
+            "jobs",
+            "resolve",
+            "int_1",
+            "--not-executed",
+            "--executed",
+            "tr_1",
+            "--evidence",
+            "x",
+            "--approver",
+            "rk",
+        ],
+        &["jobs", "resolve", "int_1", "--not-executed", "--evidence", "too short", "--approver", "rk"],
         &["keys", "create", "--kind", "root"],
         &["keys", "create", "--kind", "operator", "--scopes", "everything"],
         &["keys", "create", "--kind", "organization"],
@@ -527,9 +572,113 @@ fn a_reader_that_goes_away_is_no_failure() {
 #[test]
 fn completions_name_every_command() {
     let script = String::from_utf8(Bench::empty().run(&["completions", "bash"]).ends_with(0).out).unwrap();
-    for command in ["serve", "demo", "replay", "events", "keys", "endpoints", "doctor", "migrate"] {
+    let commands = [
+        "serve",
+        "demo",
+        "sandbox",
+        "replay",
+        "settle",
+        "payouts",
+        "events",
+        "jobs",
+        "keys",
+        "endpoints",
+        "doctor",
+        "migrate",
+    ];
+    for command in commands {
         assert!(script.contains(command), "{command}");
     }
+}
+
+/// Queues a charge as a caller will, and leaves what became of it in doubt.
+fn charge_in_doubt(bench: &Bench) {
+    in_runtime(async {
+        let config = Config::load(None, [], [], |_| unreachable!("no setting names a file")).unwrap();
+        let db = Db::connect(&bench.url(), &DbOptions::default()).await.unwrap();
+        let app = App::new(db.clone(), Arc::new(config), Arc::new(SystemClock));
+        let charge = NewCharge {
+            project_id: ProjectId::platform(),
+            amount: Money { minor: 2_000, currency: Currency::parse("usd").unwrap() },
+            application_fee: 50,
+            destination: "acct_seller".to_owned(),
+            client_reference: Some("order".to_owned()),
+        };
+        charges::queue(&app, &charge).await.unwrap();
+        db.close().await;
+    });
+    bench.tamper(&[
+        "UPDATE intent SET state = 'unknown'",
+        "UPDATE charge SET state = 'unknown', reason = 'window_over'",
+        "UPDATE job SET state = 'unknown', reason = 'window_over', next_attempt_at_us = NULL",
+    ]);
+}
+
+#[test]
+fn a_doubt_is_listed_shown_retried_and_ended_by_two_people() {
+    let bench = Bench::migrated();
+    charge_in_doubt(&bench);
+    let jobs =
+        bench.json(&["jobs", "list", "--state", "unknown", "--state", "parked", "--kind", "charge"], 0);
+    let job = jobs[0].as_object().unwrap();
+    let fields: Vec<&str> = job.keys().map(String::as_str).collect();
+    let contract =
+        ["attempts", "generation", "id", "intent_id", "kind", "next_attempt_at", "reason", "state"];
+    assert_eq!(fields, contract);
+    assert_eq!((&job["state"], &job["reason"]), (&json!("unknown"), &json!("window_over")));
+    assert_eq!(bench.json(&["jobs", "list", "--state", "completed"], 0), json!([]));
+    let (id, intent) = (job["id"].as_str().unwrap(), job["intent_id"].as_str().unwrap());
+    let shown = bench.json(&["jobs", "show", id], 0);
+    assert_eq!(shown["charge"]["client_reference"], "order");
+    assert_eq!(bench.json(&["jobs", "show", intent], 0), shown);
+    let table = String::from_utf8(bench.run(&["jobs", "show", intent]).ends_with(0).out).unwrap();
+    assert!(table.contains("remit_test_") && table.contains("acct_seller"), "{table}");
+    assert!(bench.json(&["jobs", "retry", id], 0)["job"]["next_attempt_at"].is_string());
+    bench.run(&["jobs", "show", "job_unheard_of"]).ends_with(1);
+
+    let made = bench.json(&["keys", "create", "--kind", "operator", "--scopes", "payout:resolve"], 0);
+    let approver = made["key"].as_str().unwrap();
+    let say = |id: &str| {
+        let mut command = bench.command(&["jobs", "resolve", id, "--not-executed", "--approver", "-"]);
+        command.args(["--evidence", "their support has looked: ticket 4711", "--output", "json"]);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(approver.as_bytes()).unwrap();
+        Ran::of(child.wait_with_output().unwrap())
+    };
+    let refused = say(id).ends_with(2);
+    assert!(refused.err.contains("type the intent's own id"), "{}", refused.err);
+    let ended = say(intent).ends_with(0).data();
+    assert_eq!((&ended["job"]["state"], &ended["job"]["generation"]), (&json!("available"), &json!(1)));
+    assert_eq!(ended["resolutions"][1]["evidence"], "their support has looked: ticket 4711");
+    let again = say(intent).ends_with(1);
+    assert!(again.err.contains("only one that is unknown"), "{}", again.err);
+    assert!(!again.err.contains(approver));
+}
+
+#[test]
+fn a_database_that_went_back_in_time_is_paused_at_the_start_and_resumed_by_a_person() {
+    let bench = Bench::migrated();
+    let serve = || {
+        let server = Server::start(&bench);
+        server.signal("-TERM");
+        assert_eq!(server.end().0, Some(0));
+    };
+    serve();
+    assert!(bench.path("remit.db.witness").exists());
+    serve();
+    assert_eq!(bench.json(&["payouts", "status"], 0)["paused"], false);
+    bench.tamper(&["UPDATE instance SET beat = 1"]);
+    assert_eq!(bench.json(&["doctor"], 3)["findings"][0]["invariant"], "database_not_restored");
+    serve();
+    assert_eq!(bench.json(&["payouts", "status"], 0)["pauses"][0]["kind"], "restored");
+    assert_eq!(bench.json(&["findings", "list"], 0)[0]["kind"], "database_restored");
+    bench.run(&["payouts", "resume"]).ends_with(1);
+    bench.run(&["payouts", "resume", "--confirm-restored", "--note", "compared"]).ends_with(0);
+    serve();
+    assert_eq!(bench.json(&["payouts", "status"], 0)["paused"], false);
+    assert_eq!(bench.json(&["findings", "list"], 0), json!([]));
+    assert_eq!(bench.json(&["doctor"], 0)["findings"], json!([]));
 }
 
 /// A server that is stopped when the test ends, however it ends.
@@ -542,8 +691,13 @@ struct Server {
 
 impl Server {
     fn start(bench: &Bench) -> Self {
+        Self::start_with(bench, &[])
+    }
+
+    fn start_with(bench: &Bench, settings: &[(&str, &str)]) -> Self {
         let mut child = bench
             .command(&["serve"])
+            .envs(settings.iter().copied())
             .env("REMIT_SERVER__LISTEN", "127.0.0.1:0")
             .env("REMIT_SERVER__OPS_LISTEN", "127.0.0.1:0")
             .env("REMIT_STRIPE__WEBHOOK_SECRETS", SECRET)
@@ -590,6 +744,32 @@ impl Drop for Server {
     }
 }
 
+/// A provider sandbox that is stopped when the test ends, however it ends.
+struct Sandbox {
+    child: Child,
+    address: String,
+}
+
+impl Sandbox {
+    fn start(bench: &Bench, arguments: &[&str]) -> Self {
+        let fixed = ["sandbox", "--listen", "127.0.0.1:0"];
+        let mut command = bench.command(&[&fixed, arguments].concat());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("sandbox listens on http://").unwrap().to_owned();
+        Self { child, address }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // Only fails when the process has ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
 /// One request over a connection of its own; the status line and the body.
 fn ask(address: &str, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -598,6 +778,17 @@ fn ask(address: &str, request: &str) -> (String, String) {
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+fn post(address: &str, path: &str, body: &Value) -> (String, String) {
+    let body = body.to_string();
+    ask(
+        address,
+        &format!(
+            "POST {path} HTTP/1.1\r\nhost: remit\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+    )
 }
 
 fn get(address: &str, path: &str) -> (String, String) {
@@ -677,6 +868,50 @@ fn the_admin_api_opens_with_a_key_of_the_command_line() {
 }
 
 #[test]
+fn a_server_pays_through_the_sandbox_what_the_command_line_has_settled() {
+    let bench = Bench::with_affiliates();
+    bench.json(&["replay", text(&fixture("stripe"))], 0);
+    bench.tamper(CAN_BE_PAID);
+    let sandbox = Sandbox::start(&bench, &["--journal", "sandbox.ndjson"]);
+    for account in bench.column("SELECT account_id FROM payout_account") {
+        let (status, answer) = post(&sandbox.address, "/_sandbox/accounts", &json!({ "id": account }));
+        assert_eq!(status, "HTTP/1.1 200 OK", "{answer}");
+    }
+    let url = format!("http://{}", sandbox.address);
+    let settings = [
+        ("REMIT_PAYOUTS__LIVE", "true"),
+        ("REMIT_STRIPE__SECRET_KEY", KEY),
+        ("REMIT_STRIPE__API_BASE", &url),
+    ];
+    let mut server = Server::start_with(&bench, &settings);
+    let settled = bench.settle(&["--yes"], 0);
+    let payouts = settled["payouts"].as_array().unwrap();
+    for _ in payouts {
+        server.wait_for_log("the provider answered");
+    }
+    server.signal("-TERM");
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0), "{log}");
+
+    let mut asked: Vec<(String, i64)> = payouts.iter().map(|payout| moved(payout, "send")).collect();
+    let journal = fs::read_to_string(bench.path("sandbox.ndjson")).unwrap();
+    let lines = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let made = lines.filter(|line| line["effect"] == "transfer.created");
+    let mut sent: Vec<(String, i64)> = made.map(|line| moved(&line["object"], "amount")).collect();
+    asked.sort_unstable();
+    sent.sort_unstable();
+    assert_eq!(sent, asked);
+    // What the demonstration pays of the same events, less 1 % here.
+    assert_eq!(sent, [("eur".to_owned(), 990), ("eur".to_owned(), 1_584), ("usd".to_owned(), 1_782)]);
+    bench.run(&["doctor"]).ends_with(0);
+}
+
+/// The currency of a payout or transfer, and the amount that this field tells.
+fn moved(object: &Value, field: &str) -> (String, i64) {
+    (object["currency"].as_str().unwrap().to_owned(), object[field].as_i64().unwrap())
+}
+
+#[test]
 fn a_database_that_does_not_answer_ends_with_try_again() {
     let bench = Bench::empty();
     // A port that was free a moment ago refuses connections.
@@ -703,16 +938,112 @@ fn the_demonstration_ends_with_the_amounts_worked_out_by_hand() {
     let bench = Bench::empty();
     let ran = bench.run(&["demo", "--exit"]).ends_with(0);
     let text = String::from_utf8(ran.out).unwrap();
-    // Order A: 20 % of 120.00, of which 30.00 were refunded.
-    for part in ["ada", "grace", "24.00 USD", "6.00 USD", "18.00 USD", "Totals"] {
+    // Order A: 20 % of 120.00, of which 30.00 were refunded; 5 % of the 18.00 that are left is the fee.
+    for part in ["ada", "grace", "24.00 USD", "17.10 USD", "0.90 USD", "Payouts", "Not paid", "Totals"] {
         assert!(text.contains(part), "{text}");
     }
-    assert!(ran.err.contains("every balance is the one that was worked out by hand"), "{}", ran.err);
+    assert!(ran.err.contains("every payout is the one that was worked out by hand"), "{}", ran.err);
+    assert!(ran.err.contains("the provider has moved exactly that"), "{}", ran.err);
     assert_eq!(fs::read_dir(bench.directory.path()).unwrap().count(), 0, "nothing is left behind");
+}
 
-    let lines = bench.json(&["demo", "--exit", "--quiet"], 0);
-    let ada = lines.as_array().unwrap().iter().find(|line| line["affiliate"] == "ada").unwrap();
-    assert_eq!((&ada["earned"], &ada["clawed"], &ada["payable"]), (&json!(2400), &json!(600), &json!(1800)));
+#[test]
+fn the_demonstration_pays_through_lost_answers_short_funds_and_reversals() {
+    let told = Bench::empty().json(&["demo", "--exit", "--quiet"], 0);
+    let line = |list: &str, affiliate: &str, currency: &str| {
+        let lines = told[list].as_array().unwrap().iter();
+        let mut own = lines.filter(|line| line["affiliate"] == affiliate && line["currency"] == currency);
+        own.next().unwrap_or_else(|| panic!("{told}")).clone()
+    };
+    let amounts = |line: &Value, names: &[&str]| -> Vec<i64> {
+        names.iter().map(|name| line[name].as_i64().unwrap()).collect()
+    };
+
+    let waited = line("payouts", "ada", "eur");
+    assert_eq!(amounts(&waited, &["due", "fee", "send", "came_back"]), [1_600, 80, 1_520, 0]);
+    assert_eq!(waited["story"], "waited for funds; sent under a new key when they came");
+    let lost = line("payouts", "grace", "eur");
+    assert_eq!(amounts(&lost, &["due", "fee", "send", "came_back"]), [1_000, 50, 950, 0]);
+    assert_eq!(lost["story"], "the answer was lost; a look-up found the transfer");
+    let back = line("payouts", "ada", "usd");
+    assert_eq!(amounts(&back, &["due", "fee", "send", "came_back", "fee_back"]), [1_800, 90, 1_710, 570, 30]);
+    assert_eq!(back["state"], "partially_reversed");
+
+    // The conversion shows what was refunded to the buyer, 600, and what came back, 600.
+    let sale = line("commissions", "ada", "usd");
+    assert_eq!(amounts(&sale, &["earned", "clawed"]), [2_400, 1_200]);
+    let balance = line("balances", "ada", "usd");
+    assert_eq!(
+        amounts(&balance, &["held", "payable", "in_transit", "paid", "fee", "came_back"]),
+        [0, 0, 0, 1_710, 60, 570]
+    );
+    let small = line("not_paid", "ann", "usd");
+    assert_eq!((&small["due"], &small["reason"]), (&json!(380), &json!("below_min_payout")));
+}
+
+/// Lets every program pay dollars and euros to everybody.
+const CAN_BE_PAID: &[&str] = &[
+    "UPDATE program SET min_payout = '{\"usd\":0,\"eur\":0}', platform_fee_bps = 100",
+    "INSERT INTO payout_account (organization_id, provider, account_id, created_at_us)
+     SELECT DISTINCT organization_id, 'stripe', 'acct_' || SUBSTR(organization_id, 5), 0 FROM enrollment",
+];
+
+#[test]
+fn settling_shows_a_plan_and_pays_only_when_told_to_and_allowed_to() {
+    let bench = Bench::with_affiliates();
+    bench.json(&["replay", text(&fixture("stripe")), text(&fixture("paddle"))], 0);
+    bench.tamper(CAN_BE_PAID);
+    let plan = bench.json(&["settle"], 0);
+    let payouts = plan["payouts"].as_array().unwrap();
+    assert!(!payouts.is_empty() && payouts.iter().all(|line| line["id"].is_null()), "{plan}");
+    assert_eq!((&plan["dry_run"], &plan["runs"]), (&json!(true), &json!([])));
+    for line in payouts {
+        let amount = |field: &str| line[field].as_i64().unwrap();
+        assert_eq!(amount("due"), amount("fee") + amount("send"), "{line}");
+    }
+    assert_eq!(bench.json(&["settle", "--dry-run"], 0), plan);
+    let table = bench.run(&["settle"]).ends_with(0);
+    assert!(String::from_utf8_lossy(&table.out).contains(" USD"), "{}", table.err);
+    assert!(table.err.contains("--yes"), "{}", table.err);
+
+    let refused = bench.run(&["settle", "--yes"]).ends_with(1);
+    assert!(refused.err.contains("payouts.live") && refused.out.is_empty(), "{}", refused.err);
+    bench.run(&["settle", "--yes", "--dry-run"]).ends_with(2);
+    bench.run(&["settle", "--as-of", "yesterday"]).ends_with(2);
+    bench.run(&["settle", "--program", "prog_nobody"]).ends_with(1);
+    bench.settle(&["--yes", "--as-of", "2999-01-01T00:00:00Z"], 2);
+
+    let one = payouts[0]["program_id"].as_str().unwrap();
+    let first = bench.settle(&["--yes", "--program", one], 0);
+    assert!(first["run_id"].as_str().unwrap().starts_with("run_"), "{first}");
+    assert!(first["payouts"].as_array().unwrap().iter().all(|line| line["program_id"] == one));
+    let rest = bench.settle(&["--yes"], 0);
+    let paid: usize = [&first, &rest].map(|run| run["payouts"].as_array().unwrap().len()).iter().sum();
+    assert_eq!(paid, payouts.len());
+    assert_eq!(bench.json(&["settle"], 0)["payouts"], json!([]));
+}
+
+#[test]
+fn paused_payouts_are_shown_and_refuse_settlements_until_they_are_resumed() {
+    let bench = Bench::with_affiliates();
+    let status = || bench.json(&["payouts", "status"], 0);
+    assert_eq!(status(), json!({ "enabled": false, "paused": false, "pauses": [] }));
+    bench.run(&["payouts", "pause"]).ends_with(2);
+    bench.run(&["payouts", "pause", "--reason", " "]).ends_with(2);
+    let paused = bench.json(&["payouts", "pause", "--reason", "the bank called"], 0);
+    assert_eq!((&paused["paused"], &paused["pauses"][0]["actor"]), (&json!(true), &json!("console")));
+    let table = bench.run(&["payouts", "status"]).ends_with(0);
+    assert!(String::from_utf8_lossy(&table.out).contains("the bank called"));
+    let refused =
+        Ran::of(bench.command(&["settle", "--yes"]).env("REMIT_PAYOUTS__LIVE", "true").output().unwrap())
+            .ends_with(1);
+    assert!(refused.err.contains("paused"), "{}", refused.err);
+    bench.tamper(&["UPDATE payout_pause SET kind = 'restored'"]);
+    let refused = bench.run(&["payouts", "resume"]).ends_with(1);
+    assert!(refused.err.contains("gone back in time"), "{}", refused.err);
+    bench.run(&["payouts", "resume", "--confirm-restored", "--note", "compared by hand"]).ends_with(0);
+    assert_eq!(status()["paused"], false);
+    bench.settle(&["--yes"], 0);
 }
 
 #[test]
@@ -839,12 +1170,86 @@ const TAMPERINGS: &[Tampering] = &[
     },
 ];
 
+/// The same where payouts were made.
+const PAYOUT_TAMPERINGS: &[Tampering] = &[
+    Tampering {
+        statements: &["UPDATE payout SET due_minor = due_minor + 1, send_minor = send_minor + 1"],
+        finds: &["payout_is_its_items", "in_transit_is_reserved", "payout_has_its_intent"],
+    },
+    Tampering {
+        statements: &["UPDATE lot SET payout_id = NULL WHERE payout_id IS NOT NULL"],
+        finds: &["lot_in_one_payout", "unclaimed_lots_are_payable", "claimed_is_held_by_a_payout"],
+    },
+    Tampering {
+        // A lot in two payouts of which neither was given up.
+        statements: &[
+            "INSERT INTO payout SELECT 'po_twin', run_id, program_id, enrollment_id, organization_id, currency,
+                 due_minor, fee_minor, send_minor, state, reason, provider, livemode, destination,
+                 on_transfer_reversed, transfer_id, reversed_minor, returned_minor, revision, created_at_us,
+                 completed_at_us
+             FROM payout WHERE id = (SELECT MIN(id) FROM payout)",
+            "INSERT INTO payout_item SELECT 'po_twin', lot_id, commission_id, amount_minor FROM payout_item
+             WHERE payout_id = (SELECT MIN(id) FROM payout WHERE id <> 'po_twin')",
+        ],
+        finds: &[
+            "lot_in_one_payout",
+            "in_transit_is_reserved",
+            "payout_has_its_intent",
+            "payout_revisions_without_gaps",
+        ],
+    },
+    Tampering {
+        statements: &["UPDATE payout_item SET lot_id = 'lot_nowhere' WHERE lot_id = (SELECT MIN(lot_id) FROM payout_item)"],
+        finds: &["lot_in_one_payout", "payout_item_has_a_lot"],
+    },
+    Tampering {
+        statements: &["UPDATE commission SET claimed = 0 WHERE claimed = 1"],
+        finds: &["claimed_is_held_by_a_payout"],
+    },
+    Tampering {
+        statements: &["UPDATE payout SET state = 'completed'"],
+        finds: &["in_transit_is_reserved", "paid_is_sent", "payout_fits_its_intent"],
+    },
+    Tampering {
+        statements: &["UPDATE payout SET state = 'canceled'"],
+        finds: &["lot_in_one_payout", "in_transit_is_reserved", "payout_fits_its_intent"],
+    },
+    Tampering {
+        statements: &["UPDATE balance SET credit_minor = credit_minor + 5 WHERE account = 'in_transit'"],
+        finds: &["balance_is_sum_of_postings", "in_transit_is_reserved", "earned_is_accounted_for"],
+    },
+    Tampering {
+        statements: &["UPDATE intent SET amount_minor = amount_minor + 1"],
+        finds: &["payout_has_its_intent"],
+    },
+    Tampering {
+        statements: &["DELETE FROM job"],
+        finds: &["payout_has_its_intent"],
+    },
+    Tampering {
+        statements: &["UPDATE payout_run SET state = 'running', created_at_us = 1"],
+        finds: &["settlement_stuck"],
+    },
+    Tampering {
+        statements: &["UPDATE payout SET revision = 2"],
+        finds: &["payout_revisions_without_gaps"],
+    },
+];
+
 #[test]
 fn doctor_finds_every_way_in_which_the_books_were_changed() {
     let original = Bench::with_affiliates();
     original.json(&["replay", text(&fixture("stripe")), text(&fixture("paddle"))], 0);
+    find_all(&original, TAMPERINGS);
+    original.tamper(CAN_BE_PAID);
+    assert!(!original.settle(&["--yes"], 0)["payouts"].as_array().unwrap().is_empty());
+    find_all(&original, PAYOUT_TAMPERINGS);
+}
+
+/// Copies a database that doctor finds nothing in, once per change, and has doctor find the change.
+fn find_all(original: &Bench, tamperings: &[Tampering]) {
     assert_eq!(original.json(&["doctor"], 0)["findings"], json!([]));
-    for tampering in TAMPERINGS {
+    for tampering in tamperings {
         let bench = Bench::empty();
         for entry in fs::read_dir(original.directory.path()).unwrap() {
             let entry = entry.unwrap();

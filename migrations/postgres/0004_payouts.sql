@@ -125,6 +125,7 @@ CREATE TABLE charge (
                               'requires_capture', 'succeeded', 'canceled', 'failed')),
     reason                TEXT,
     payment_intent_id     TEXT COLLATE "C",
+    told_at_us            BIGINT  NOT NULL,            -- as of when the provider's status is known
     created_at_us         BIGINT NOT NULL,
     UNIQUE (project_id, client_reference)
 );
@@ -194,11 +195,14 @@ CREATE TABLE job (
     attempts           BIGINT NOT NULL,
     epoch              BIGINT NOT NULL,      -- grows with every claim; a write with an older one is refused
     next_attempt_at_us BIGINT,               -- of a running job: when its lease ends; none: nothing is due
+    woken_at_us        BIGINT,               -- when something it may wait for was told, since it was claimed
     created_at_us      BIGINT NOT NULL,
     finished_at_us     BIGINT
 );
 CREATE INDEX job_due ON job (next_attempt_at_us, id) WHERE next_attempt_at_us IS NOT NULL;
+CREATE INDEX job_by_lane ON job (lane, next_attempt_at_us, id) WHERE next_attempt_at_us IS NOT NULL;
 CREATE INDEX job_by_state ON job (state, id);
+CREATE INDEX job_by_time ON job (created_at_us, id);
 CREATE INDEX job_waiting ON job (reason, lane) WHERE state = 'parked';
 
 -- How people ended a doubt.

@@ -7,6 +7,7 @@ use crate::{
         charge::ChargeState,
         ids::{ChargeId, IntentId, ProjectId},
         money::Money,
+        time::Timestamp,
     },
     providers::outbound::{self, Order, OrderKind},
     store::{
@@ -67,6 +68,7 @@ pub async fn queue(app: &App, new: &NewCharge) -> Result<Queued, Refusal> {
         state: ChargeState::Pending,
         reason: None,
         payment_intent_id: None,
+        told_at: Timestamp::EPOCH,
     };
     let provider = outbound::outbound(PROVIDER)
         .ok_or_else(|| Refusal::conflict("NOT_POSSIBLE", "no provider can make charges"))?;

@@ -5,13 +5,14 @@
 
 use serde::Serialize;
 
-use super::App;
+use super::{App, instance};
 use crate::{
-    domain::time::Timestamp,
+    domain::{intent::IntentKind, time::Timestamp},
     store::{
         Conn, StoreError,
-        doctor::{self, EventTrouble, PROOFS},
+        doctor::{self, EventTrouble},
         findings::Severity,
+        holds::{self, PauseKind},
     },
 };
 
@@ -56,7 +57,7 @@ impl Finding {
 pub async fn examine(app: &App) -> Result<Vec<Finding>, StoreError> {
     let mut conn = app.db.read().await?;
     let mut findings = Vec::new();
-    for proof in PROOFS {
+    for proof in doctor::proofs() {
         for broken in proof.run(&mut conn).await? {
             let detail =
                 format!("{} is {}, {} is {}", proof.left, broken.left_minor, proof.right, broken.right_minor);
@@ -65,6 +66,10 @@ pub async fn examine(app: &App) -> Result<Vec<Finding>, StoreError> {
     }
     findings.extend(check_hashes(&mut conn).await?);
     findings.extend(check_inbox(&mut conn, app.now()).await?);
+    findings.extend(check_runs(&mut conn, app.now()).await?);
+    findings.extend(check_age(app, &mut conn).await?);
+    findings.extend(check_payouts(app, &mut conn).await?);
+    findings.extend(check_jobs(app, &mut conn).await?);
     Ok(findings)
 }
 
@@ -107,6 +112,98 @@ async fn check_inbox(conn: &mut Conn, now: Timestamp) -> Result<Vec<Finding>, St
              is there a finding `refold_failed`?"
         );
         Finding::new("refold_stuck", Severity::Critical, sale, detail)
+    }));
+    Ok(findings)
+}
+
+async fn check_runs(conn: &mut Conn, now: Timestamp) -> Result<Vec<Finding>, StoreError> {
+    let stuck = doctor::list_stuck_runs(conn, now.plus_secs(-STUCK_AFTER_S)).await?;
+    let findings = stuck.into_iter().map(|(run, begun)| {
+        let since = Timestamp::from_micros(begun);
+        let detail = format!(
+            "begun at {since} and not completed; is a node with the role `schedule` and with payouts enabled \
+             running, are payouts paused, and is there a finding `settlement_failed`?"
+        );
+        Finding::new("settlement_stuck", Severity::Warning, run, detail)
+    });
+    Ok(findings.collect())
+}
+
+async fn check_age(app: &App, conn: &mut Conn) -> Result<Option<Finding>, StoreError> {
+    Ok(instance::check(app, conn).await?.map(|trouble| {
+        let detail = format!(
+            "{trouble}; nothing is paid out until `remit payouts resume --confirm-restored` says that it was \
+             compared with the provider"
+        );
+        Finding::new("database_not_restored", Severity::Critical, "instance", detail)
+    }))
+}
+
+async fn check_payouts(app: &App, conn: &mut Conn) -> Result<Vec<Finding>, StoreError> {
+    let mut findings = Vec::new();
+    let sends = app.config.payouts_live || app.config.payments_enabled;
+    if sends && app.config.stripe.secret_key.is_none() {
+        let detail = "payouts or payments are switched on and there is no key to make them with; set \
+                      `stripe.secret_key`, or switch them off";
+        findings.push(Finding::new(
+            "provider_key_configured",
+            Severity::Warning,
+            "stripe.secret_key",
+            detail,
+        ));
+    }
+    for pause in holds::list_pauses(conn).await? {
+        // The other kind is reported as what it is: a database that went back in time.
+        if pause.kind == PauseKind::Operator {
+            let detail = format!(
+                "all payouts are paused since {} by {}: {}; `remit payouts resume` lets them go on",
+                pause.paused_at, pause.actor, pause.reason
+            );
+            findings.push(Finding::new(
+                "payouts_not_paused",
+                Severity::Warning,
+                pause.id.to_string(),
+                detail,
+            ));
+        }
+    }
+    for unknown in doctor::count_unknown(conn).await? {
+        let detail = format!(
+            "{} of which nobody knows whether the provider moved the money, the oldest made at {}; `remit jobs \
+             list --state unknown` shows them, `remit jobs resolve` ends a doubt",
+            unknown.count,
+            Timestamp::from_micros(unknown.oldest_us)
+        );
+        findings.push(Finding::new("outcome_known", Severity::Critical, unknown.kind, detail));
+    }
+    Ok(findings)
+}
+
+async fn check_jobs(app: &App, conn: &mut Conn) -> Result<Vec<Finding>, StoreError> {
+    let bound = app.now().plus_secs(-STUCK_AFTER_S);
+    // What is switched off is not expected to be done.
+    let is_on = |kind: &str| match IntentKind::parse(kind) {
+        Some(IntentKind::Transfer) => app.config.payouts_live,
+        Some(IntentKind::Charge) => app.config.payments_enabled,
+        None => true,
+    };
+    let overdue = doctor::list_overdue_jobs(conn, bound).await?.into_iter().filter(|job| is_on(&job.kind));
+    let mut findings: Vec<Finding> = overdue
+        .map(|job| {
+            let detail = format!(
+                "due since {} and not taken; is a node with the role `dispatch` running?",
+                Timestamp::from_micros(job.due_at_us)
+            );
+            Finding::new("job_overdue", Severity::Critical, job.id, detail)
+        })
+        .collect();
+    findings.extend(doctor::list_abandoned_jobs(conn, bound).await?.into_iter().map(|job| {
+        let detail = format!(
+            "its lease ended at {} and nobody has taken it again; is a node with the role `dispatch` running, \
+             and does its log say why the job cannot be worked on?",
+            Timestamp::from_micros(job.due_at_us)
+        );
+        Finding::new("job_abandoned", Severity::Critical, job.id, detail)
     }));
     Ok(findings)
 }

@@ -11,7 +11,7 @@ use super::{
 pub use crate::store::holds::{Hold, HoldKind, Pause, PauseKind};
 use crate::{
     domain::ids::{EnrollmentId, HoldId, ProgramId},
-    store::{Conn, enrollments, holds},
+    store::{Conn, enrollments, holds, instance, jobs},
 };
 
 /// Stops the payouts of an enrollment. It may be stopped several times, each for a reason of its own.
@@ -66,7 +66,9 @@ pub async fn unhold(
              operator must look and lift it",
         ));
     }
-    holds::lift(&mut tx, enrollment, by.actor(), app.now()).await?;
+    let now = app.now();
+    holds::lift(&mut tx, enrollment, by.actor(), now).await?;
+    jobs::wake_stopped(&mut tx, now).await?;
     tx.commit().await?;
     app.wake.dispatch.notify_one();
     Ok(())
@@ -101,7 +103,8 @@ pub async fn pause(app: &App, by: &Principal, reason: &str) -> Result<Vec<Pause>
 }
 
 /// Lets payouts go on. A database that has gone back in time needs `confirm_restored`: the person says that
-/// what the provider did meanwhile was compared.
+/// what the provider did meanwhile was compared. From then on every payout that the lost database may have
+/// sent is looked up at the provider first.
 ///
 /// # Errors
 /// [`Refusal::Forbidden`] for any but an operator's key; a conflict `RESTORED` without the confirmation.
@@ -114,16 +117,22 @@ pub async fn resume(
     require_operator(by)?;
     by.require(Scope::Settle)?;
     let note = note.map(reason).transpose()?;
+    let now = app.now();
     let mut tx = app.db.begin().await?;
     let open = holds::list_pauses(&mut tx).await?;
-    if !confirm_restored && open.iter().any(|pause| pause.kind == PauseKind::Restored) {
+    let was_restored = open.iter().any(|pause| pause.kind == PauseKind::Restored);
+    if was_restored && !confirm_restored {
         return Err(Refusal::conflict(
             "RESTORED",
             "payouts are paused because the database has gone back in time; compare it with the provider \
              first, then resume with the confirmation that this was done",
         ));
     }
-    holds::resume(&mut tx, by.actor(), note.as_deref(), app.now()).await?;
+    if was_restored {
+        instance::confirm_restored(&mut tx, now).await?;
+    }
+    holds::resume(&mut tx, by.actor(), note.as_deref(), now).await?;
+    jobs::wake_stopped(&mut tx, now).await?;
     tx.commit().await?;
     app.wake.dispatch.notify_one();
     Ok(())

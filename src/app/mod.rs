@@ -13,6 +13,8 @@ pub mod enrollments;
 pub mod explain;
 mod fold;
 pub mod holds;
+pub mod instance;
+pub mod jobs;
 pub mod keys;
 pub mod organizations;
 pub mod payouts;

@@ -214,6 +214,7 @@ pub(super) async fn succeed(
         Subject::Charge(charge) => {
             charge.payment_intent_id = Some(object.id.clone());
             charge.state = ChargeState::of_status(object.status.as_deref().unwrap_or_default());
+            charge.told_at = object.created_at;
             charge.reason = None;
             charges::save(tx, charge).await?;
         }
@@ -234,9 +235,9 @@ pub(super) async fn succeed(
     Ok(())
 }
 
-/// Writes down the transfer that a provider showed us, like an event about it would, and asks for it to be
+/// Writes down a transfer that a provider showed us, like an event about it would, and asks for it to be
 /// looked at: part of it may have come back before we knew that it was ours.
-async fn note_transfer(
+pub(super) async fn note_transfer(
     tx: &mut Tx,
     stored: &StoredIntent,
     object: &ObjectSeen,
@@ -261,6 +262,25 @@ async fn note_transfer(
     transfers::save(tx, std::iter::once((&scope, &fact))).await?;
     let request = transfers::Request { scope: &scope, transfer_id: &object.id, event_id: None };
     transfers::request(tx, &[request], now).await?;
+    Ok(())
+}
+
+/// Writes down the transfers that the provider shows for an intent that was settled meanwhile in another
+/// way, but for the one that settled it: they are then compared with the payout like those that events tell
+/// of, and one that should not be there raises the alarm.
+pub(super) async fn note_unexpected(
+    tx: &mut Tx,
+    stored: &StoredIntent,
+    objects: &[ObjectSeen],
+    now: Timestamp,
+) -> Result<(), MoveError> {
+    let Purpose::Payout(_) = stored.purpose else { return Ok(()) };
+    for object in objects {
+        // Of one that is not what was asked for, only an event tells what it is.
+        if object.matches && stored.object_id.as_deref() != Some(&*object.id) {
+            note_transfer(tx, stored, object, now).await?;
+        }
+    }
     Ok(())
 }
 
@@ -310,11 +330,13 @@ pub(super) async fn park_waiting(
             charges::save(tx, charge).await?;
         }
     }
+    // What it waits for may have come while it was being worked on.
+    let has_come = jobs::was_woken_since(tx, &scene.stored.intent.id, Timestamp::EPOCH).await?;
     let parked = Parting {
         state: JobState::Parked,
         reason: Some(waiting.as_str()),
         // An event that says that the wait is over can be lost.
-        next_attempt_at: Some(now.plus_secs(WAITING_RECHECK_S)),
+        next_attempt_at: Some(if has_come { now } else { now.plus_secs(WAITING_RECHECK_S) }),
     };
     jobs::supersede(tx, &scene.stored.intent.id, parked, now).await?;
     Ok(())
@@ -363,6 +385,7 @@ pub(super) async fn end(
             let entry = stored.payout.release()?;
             let payout_id = stored.payout.id.clone();
             payouts::save(tx, stored, before).await?;
+            findings::resolve_others(tx, &[payout_id.as_str()], &OPEN_DOUBTS, &[], now).await?;
             if let Ending::Failed { reason } = ending {
                 let finding = NewFinding {
                     kind: "payout_failed".to_owned(),
@@ -440,7 +463,7 @@ pub(super) async fn quarantine(
     let apart = Parting {
         state: JobState::Unknown,
         reason: Some(why.as_str()),
-        next_attempt_at: next_look_up(&scene.stored.intent, now),
+        next_attempt_at: next_look_up(&scene.stored, now),
     };
     jobs::supersede(tx, &id, apart, now).await?;
     match &mut scene.subject {
@@ -502,8 +525,8 @@ pub(super) async fn hold(
 
 /// When an intent that is set apart is looked up next: after as long again as it has been in doubt, at
 /// least a minute and at most a day. None once the provider no longer shows so old events.
-pub(super) fn next_look_up(intent: &Intent, now: Timestamp) -> Option<Timestamp> {
-    let since = intent.first_sent_at.unwrap_or(now);
+pub(super) fn next_look_up(stored: &StoredIntent, now: Timestamp) -> Option<Timestamp> {
+    let since = stored.intent.first_sent_at.unwrap_or(stored.created_at);
     let in_doubt_s = now.as_secs().saturating_sub(since.as_secs());
     let next = now.plus_secs(in_doubt_s.clamp(LOOK_UP_FIRST_S, LOOK_UP_EVERY_S));
     (next <= since.plus_secs(LOOK_UP_FOR_S)).then_some(next)
@@ -557,8 +580,9 @@ async fn claw_back(
     for (commission, taken) in payout::spread(payout.returned, &amounts)? {
         let more = money::sub(taken, before.get(&commission).copied().unwrap_or(0))?;
         let Some(sale) = sale_of.get(&commission).filter(|_| more != 0) else { continue };
-        // A sale may have been merged since; what it earned is on the survivor.
-        let sale_id = views::find_survivor(tx, sale).await?.unwrap_or_else(|| (*sale).clone());
+        // It stays with the commission that was paid: where the sale was merged since, that one is void and
+        // there is nothing left to take, and what the survivor earned was paid by another transfer.
+        let sale_id = (*sale).clone();
         let decision = Decision {
             id: DecisionId::derived(&[payout.id.as_str(), commission.as_str(), &payout.returned.to_string()]),
             enrollment_id: payout.enrollment_id.clone(),
@@ -617,16 +641,13 @@ pub(super) async fn take_in_charge(
     now: Timestamp,
 ) -> Result<(), MoveError> {
     let Some(known) = jobs::load_intent(tx, &seen.intent_id).await? else { return Ok(()) };
+    // Charges are made on the platform's account. Anybody else could make a payment that names our intent.
     let is_charge = matches!(known.purpose, Purpose::Charge { .. });
-    if !is_charge || scope.realm != Realm::new(&known.provider, known.livemode, "") {
+    if !is_charge || *scope != own_scope(&known.provider, known.livemode) {
         return Ok(());
     }
     let Some(mut scene) = lock(tx, &seen.intent_id, Reach::Intent).await? else { return Ok(()) };
     let Subject::Charge(charge) = &mut scene.subject else { return Ok(()) };
-    // Anybody could make a payment of their own that names our intent.
-    if scope.project_id != ProjectId::platform() && scope.project_id != charge.project_id {
-        return Ok(());
-    }
     let stored = &scene.stored;
     let matches = seen.amount == stored.amount.minor
         && seen.currency == stored.amount.currency
@@ -639,17 +660,14 @@ pub(super) async fn take_in_charge(
                 matches,
                 status: Some(seen.status.clone()),
                 reversed: 0,
-                created_at: seen.at,
+                created_at: seen.told_at,
             };
             succeed(tx, &mut scene, &object, &Cause::Event(event.to_owned()), now).await
         }
         IntentState::Succeeded if is_same => {
-            // Events of one second come in any order; an end is never taken back.
-            if !charge.state.is_over() {
-                charge.state = ChargeState::of_status(&seen.status);
-                charges::save(tx, charge).await?;
-            }
-            Ok(())
+            let told = (seen.told_at, ChargeState::of_status(&seen.status));
+            (charge.told_at, charge.state) = ChargeState::newest((charge.told_at, charge.state), told);
+            Ok(charges::save(tx, charge).await?)
         }
         IntentState::Open
         | IntentState::Unknown

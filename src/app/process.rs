@@ -343,8 +343,6 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
     if told.is_empty() {
         return Ok(());
     }
-    transfers::save(tx, told.iter().map(|(scope, fact, _)| (*scope, *fact))).await?;
-    pass_on_to_payouts(app, tx, &told, now).await?;
     let mut book = load_touched(tx, &told, now).await?;
     let mut touched: BTreeSet<(AliasKey, &str)> = BTreeSet::new();
     for (scope, fact, event) in &told {
@@ -362,7 +360,10 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
         .filter_map(|(alias, event)| Some((book.find(&alias)?.clone(), event.to_owned())))
         .collect();
     sales::save_events(tx, &pairs).await?;
-    Ok(())
+    // Behind the sales, as everybody else takes these locks (`rulings.md` 3).
+    transfers::save_received(tx, told.iter().map(|(scope, fact, event)| (*scope, *fact, event.received_at)))
+        .await?;
+    pass_on_to_payouts(app, tx, &told, now).await
 }
 
 /// What concerns payouts is only asked for here: they have locks of their own, taken by

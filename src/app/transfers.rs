@@ -9,12 +9,12 @@
 use tracing::{debug, error, warn};
 
 use super::{
-    App,
+    App, new_id,
     payouts::{self, MoveError, Reach, Scene, Subject},
 };
 use crate::{
     domain::{
-        ids::IntentId,
+        ids::{HoldId, IntentId},
         intent::{IntentState, Quarantine},
         ledger::Cause,
         payout::PayoutEvent,
@@ -26,8 +26,8 @@ use crate::{
         StoreError, Tx,
         findings::{self, NewFinding, Severity},
         jobs::{self, Purpose},
+        payouts as store_payouts,
         transfers::{self, News, Told},
-        views,
     },
 };
 
@@ -39,6 +39,10 @@ const RETRY_S: i64 = 3_600;
 
 /// How often one is tried again because another transaction was in the way.
 const CONFLICTS_MAX: u32 = 8;
+
+/// The kinds of findings about a transfer that should not be there; they end when all of it came back.
+const STRANGE_TRANSFERS: [&str; 4] =
+    ["duplicate_transfer", "transfer_of_void_payout", "transfer_contradicts_payout", "orphan_transfer"];
 
 /// Takes in the transfers that wait longest. Returns how many had their turn.
 ///
@@ -99,10 +103,11 @@ async fn take_in(app: &App, news: &News) -> Result<(), MoveError> {
     {
         match intent_of(&mut tx, news, &told).await? {
             Some(intent) => meet(app, &mut tx, &intent, news, &told, now).await?,
-            None => report_orphan(&mut tx, news, now).await?,
+            None => report_orphan(&mut tx, news, &told, now).await?,
         }
     }
     transfers::answered(&mut tx, news).await?;
+    findings::resolve_others(&mut tx, &[&news.transfer_id], &["transfer_failed"], &[], now).await?;
     failpoint::reach(Failpoint::AdoptBeforeCommit);
     tx.commit().await?;
     failpoint::reach(Failpoint::AdoptAfterCommit);
@@ -125,18 +130,31 @@ async fn intent_of(tx: &mut Tx, news: &News, told: &Told) -> Result<Option<Inten
 
 /// A transfer of the platform's own account that no intent asked for, such as one made by hand, or one that
 /// a lost database asked for. Those of other projects' accounts are none of ours.
-async fn report_orphan(tx: &mut Tx, news: &News, now: Timestamp) -> Result<(), StoreError> {
+async fn report_orphan(tx: &mut Tx, news: &News, told: &Told, now: Timestamp) -> Result<(), StoreError> {
     if !news.is_of_platform() {
         return Ok(());
     }
+    if told.reversed >= told.amount.minor {
+        return findings::resolve_others(tx, &[&news.transfer_id], &STRANGE_TRANSFERS, &[], now).await;
+    }
     warn!(transfer.id = news.transfer_id, "a transfer belongs to no payout");
+    if told.intent_id.as_deref().is_some_and(|id| IntentId::parse(id).is_ok()) {
+        // A database that is lost has asked for it. Whoever it went to may be paid already.
+        let provider = news.provider_and_mode().map_or("", |(provider, _)| provider);
+        let reason = format!("{}: orphan_transfer", news.transfer_id);
+        for enrollment in store_payouts::paid_to(tx, provider, told.destination.as_deref()).await? {
+            let id = new_id!(HoldId, now);
+            store_payouts::hold_after_anomaly(tx, &id, &enrollment, &reason, now).await?;
+        }
+    }
     let finding = NewFinding {
         kind: "orphan_transfer".to_owned(),
         severity: Severity::Warning,
         object: news.transfer_id.clone(),
         detail:
-            "this transfer left the platform's account and belongs to no payout; if it paid an affiliate, \
-                 it was made by hand or by a database that was lost"
+            "this transfer left the platform's account and belongs to no payout: it was made by hand, or by a \
+                 database that was lost, and then the payouts of whom it went to are held. If it paid \
+                 commissions, claw those back by hand before the hold is lifted"
                 .to_owned(),
     };
     findings::raise(tx, &[finding], now).await
@@ -151,48 +169,44 @@ async fn meet(
     told: &Told,
     now: Timestamp,
 ) -> Result<(), MoveError> {
-    let Some(mut scene) = payouts::lock(tx, intent, Reach::Sales).await? else { return Ok(()) };
-    if !may_tell(tx, &scene, news).await? {
-        debug!(
-            transfer.id = news.transfer_id,
-            "an endpoint of another owner names an intent; it is not heard"
-        );
+    // All payouts leave through the platform's account. Whoever else holds an endpoint chooses its secret
+    // and could sign anything, the owner of the program included.
+    if !news.is_of_platform() {
+        debug!(transfer.id = news.transfer_id, "another account's endpoint names an intent; it is not heard");
         return Ok(());
     }
+    let Some(mut scene) = payouts::lock(tx, intent, Reach::Sales).await? else { return Ok(()) };
     let cause = match &news.event_id {
         Some(event) => Cause::Event(event.clone()),
         None => Cause::Call(intent.to_string()),
     };
     let object = object_of(&scene, news, told);
+    let is_known = scene.stored.object_id.as_deref() == Some(&*news.transfer_id);
+    if !is_known && told.reversed >= told.amount.minor && !object.matches {
+        // Somebody has taken back what should not have been there.
+        findings::resolve_others(tx, &[&news.transfer_id], &STRANGE_TRANSFERS, &[], now).await?;
+        return Ok(());
+    }
     match scene.stored.intent.state {
         IntentState::Open | IntentState::Unknown if object.matches => {
             payouts::succeed(tx, &mut scene, &object, &cause, now).await?;
         }
-        IntentState::Open | IntentState::Unknown => {
-            return contradiction(tx, &mut scene, news, Quarantine::Contradiction, now).await;
+        IntentState::Succeeded if is_known => {}
+        IntentState::Succeeded | IntentState::Failed | IntentState::Canceled
+            if told.reversed >= told.amount.minor =>
+        {
+            findings::resolve_others(tx, &[&news.transfer_id], &STRANGE_TRANSFERS, &[], now).await?;
+            return Ok(());
         }
-        IntentState::Succeeded if scene.stored.object_id.as_deref() == Some(&*news.transfer_id) => {}
         IntentState::Succeeded => {
             return contradiction(tx, &mut scene, news, Quarantine::Duplicate, now).await;
         }
-        IntentState::Failed | IntentState::Canceled => {
+        IntentState::Open | IntentState::Unknown | IntentState::Failed | IntentState::Canceled => {
             return contradiction(tx, &mut scene, news, Quarantine::Contradiction, now).await;
         }
     }
     let Subject::Payout(stored) = &mut scene.subject else { return Ok(()) };
     payouts::take_back(app, tx, stored, told.reversed, &cause, now).await
-}
-
-/// Whether the endpoint that told of a transfer may speak of this payout: the platform's own, or one of the
-/// owner who pays it. Anybody else could make a transfer of their own that names our intent.
-async fn may_tell(tx: &mut Tx, scene: &Scene, news: &News) -> Result<bool, StoreError> {
-    if news.is_of_platform() {
-        return Ok(true);
-    }
-    let Subject::Payout(stored) = &scene.subject else { return Ok(false) };
-    let owner = views::program_owner(tx, &stored.payout.program_id).await?;
-    let teller = views::project_owner(tx, &news.scope.project_id).await?;
-    Ok(owner.is_some() && owner == teller && news.has_no_account())
 }
 
 /// What was told of the transfer, against what was asked for.

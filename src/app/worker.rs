@@ -10,7 +10,7 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::{App, dispatch::Dispatcher, process, refold, release, settle, transfers};
+use super::{App, dispatch::Dispatcher, instance, process, refold, release, settle, transfers};
 use crate::{
     clock::DisciplinedClock,
     domain::{intent::IntentKind, job::JobState},
@@ -50,6 +50,8 @@ impl Pace {
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
 /// How often gauges are computed. They cost a few grouped counts.
 const GAUGES_EVERY: Duration = Duration::from_secs(15);
+/// How often the database's age is raised.
+const BEAT_EVERY: Duration = Duration::from_mins(1);
 /// How often the clock is compared with the database's.
 const CLOCK_EVERY: Duration = Duration::from_secs(30);
 
@@ -96,6 +98,16 @@ pub async fn run_release(app: App, stop: CancellationToken) {
         async move { Ok(refold::step(&app).await? > 0) }
     });
     tokio::join!(release, refold);
+}
+
+/// Counts the minutes of the database's life until `stop`, so that a copy of it can be told from the newest.
+pub async fn run_beat(app: App, stop: CancellationToken) {
+    let (no_hint, pace) = (Notify::new(), Pace { poll: BEAT_EVERY, ..PACE });
+    run("beat", pace, &no_hint, &stop, || {
+        let app = app.clone();
+        async move { instance::beat(&app).await.map(|()| false) }
+    })
+    .await;
 }
 
 /// Settles what the schedules owe, and takes unfinished settlements further, until `stop`.

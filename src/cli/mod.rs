@@ -10,6 +10,7 @@ mod endpoints;
 mod events;
 mod explain;
 mod findings;
+mod jobs;
 mod keys;
 mod migrate;
 mod node;
@@ -81,6 +82,9 @@ enum Command {
     /// Look at stored events
     #[command(subcommand)]
     Events(events::Command),
+    /// Look at the work on payouts and charges, and end doubts about them
+    #[command(subcommand)]
+    Jobs(jobs::Command),
     /// Show why a commission is what it is: rule, base, rounding, and every event behind it
     Explain(explain::Args),
     /// Make and revoke API keys

@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::context::Opened;
 use crate::{
-    app::{App, dispatch::Dispatcher, store_events, worker},
+    app::{App, dispatch::Dispatcher, instance, store_events, worker},
     config::Role,
     http::{
         self, admin, ops,
@@ -51,6 +51,8 @@ pub(super) async fn start(
     let ops = bind(app.config.server.ops_listen, "server.ops_listen").await?;
     let (public_address, ops_address) = (public.local_addr()?, ops.local_addr()?);
 
+    // Before anything can be sent: a database that went back in time pauses its payouts here.
+    instance::beat(&app).await?;
     start_public(&app, public, shutdown);
     start_stages(&app, shutdown)?;
     let draining = shutdown.draining();
@@ -100,6 +102,7 @@ fn start_stages(app: &App, shutdown: &Shutdown) -> anyhow::Result<()> {
     }
     if app.config.has_role(Role::Schedule) {
         shutdown.spawn(worker::run_release(app.clone(), shutdown.draining().clone()));
+        shutdown.spawn(worker::run_beat(app.clone(), shutdown.draining().clone()));
         shutdown.spawn(worker::run_settle(app.clone(), shutdown.draining().clone()));
     }
     if app.config.has_role(Role::Dispatch) {

@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, Parser as _};
 use super::{
     Cli, Command,
     context::{Context, UsageError},
-    demo, doctor, endpoints, events, explain, findings, keys, migrate, payouts, replay, sandbox, serve,
+    demo, doctor, endpoints, events, explain, findings, jobs, keys, migrate, payouts, replay, sandbox, serve,
     settle,
 };
 use crate::{
@@ -71,6 +71,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Settle(args) => settle::run(&Context::load(&global)?, args).await,
         Command::Payouts(command) => payouts::run(&Context::load(&global)?, command).await,
         Command::Events(command) => events::run(&Context::load(&global)?, command).await,
+        Command::Jobs(command) => jobs::run(&Context::load(&global)?, command).await,
         Command::Explain(args) => explain::run(&Context::load(&global)?, &args).await,
         Command::Keys(command) => keys::run(&Context::load(&global)?, command).await,
         Command::Endpoints(command) => endpoints::run(&Context::load(&global)?, command).await,

@@ -514,7 +514,11 @@ impl Book {
         let Some(mut loser) = self.sales.remove(&loser_id) else { return survivor_id };
         let aliases = std::mem::take(&mut loser.aliases);
         let facts = std::mem::take(&mut loser.facts);
-        let decisions = std::mem::take(&mut loser.decisions);
+        // What came back of a transfer stays with the commission that it paid.
+        let (stay, decisions): (Vec<_>, Vec<_>) = std::mem::take(&mut loser.decisions)
+            .into_iter()
+            .partition(|decision| decision.kind == DecisionKind::TransferClawback);
+        loser.decisions = stay;
         let mut inherited = std::mem::take(&mut loser.inherited_flags);
         for commission in &loser.commissions {
             let flags = inherited.entry(commission.enrollment_id.clone()).or_default();

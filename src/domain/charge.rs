@@ -1,10 +1,13 @@
 //! Charges for connected accounts: destination charges with an application fee (seed S2).
 
-use super::{intent::Waiting, program::words};
+#[cfg(test)]
+mod tests;
+
+use super::{intent::Waiting, program::words, time::Timestamp};
 
 words! {
     /// Where a charge stands. Until the provider has made a payment intent the words are those of a
-    /// payout; from then on they are the provider's (docs.stripe.com/payments/paymentintents/lifecycle).
+    /// payout; from then on they are the provider's (`docs.stripe.com/payments/paymentintents/lifecycle`).
     ChargeState {
         /// Nothing was written down to be sent under the current key.
         Pending = "pending",
@@ -59,8 +62,30 @@ impl ChargeState {
         }
     }
 
-    /// How far a payment intent is. What is told of the same second, or late, never takes a charge back
-    /// from one of its two ends.
+    /// Which of two statements about a payment intent holds: an end is never taken back, else the newer
+    /// one, and of one second the one that is further. A payment that failed goes back to an earlier state,
+    /// so being further alone does not decide. Events may come in any order.
+    #[must_use]
+    pub fn newest(known: (Timestamp, Self), told: (Timestamp, Self)) -> (Timestamp, Self) {
+        if known.1.is_over() || told.1.is_over() {
+            return if known.1.is_over() { known } else { told };
+        }
+        if (told.0, told.1.rank()) > (known.0, known.1.rank()) { told } else { known }
+    }
+
+    const fn rank(self) -> u8 {
+        match self {
+            Self::Pending | Self::Submitting | Self::Unknown | Self::WaitingAccount => 0,
+            Self::RequiresPaymentMethod => 1,
+            Self::RequiresConfirmation => 2,
+            Self::RequiresAction => 3,
+            Self::Processing => 4,
+            Self::RequiresCapture => 5,
+            Self::Succeeded | Self::Canceled | Self::Failed => 6,
+        }
+    }
+
+    /// Whether nothing more happens to it.
     #[must_use]
     pub const fn is_over(self) -> bool {
         match self {

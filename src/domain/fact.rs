@@ -289,6 +289,8 @@ pub struct ChargeSeen {
     pub destination: Option<String>,
     /// When the provider made it.
     pub at: Timestamp,
+    /// Time of the event; of two statements the newer one holds.
+    pub told_at: Timestamp,
 }
 
 /// An account that affiliates are paid to.

@@ -197,6 +197,10 @@ text_id!(
     ResolutionId, "res_"
 );
 text_id!(
+    /// One database, from its first start on; a copy has the same.
+    InstanceId, "inst_"
+);
+text_id!(
     /// Something an operator should look at.
     FindingId, "find_"
 );

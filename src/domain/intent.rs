@@ -18,7 +18,7 @@ use super::{ids::IntentId, program::words, time::Timestamp};
 
 /// How long a key may be used from its first send, seconds. Stripe may forget a key after 24 hours and
 /// then executes it again; four hours are left for clocks, queues and calls under way
-/// (docs.stripe.com/api/idempotent_requests; `rulings.md` 16).
+/// (<https://docs.stripe.com/api/idempotent_requests>; `rulings.md` 16).
 pub const WINDOW_S: i64 = 20 * 3_600;
 
 /// How often a provider may repeat a stored server error before asking again is pointless.
@@ -29,6 +29,11 @@ pub const LOOK_UP_FOR_S: i64 = 30 * 86_400;
 
 /// How often an intent that is set apart is looked up at least, seconds.
 pub const LOOK_UP_EVERY_S: i64 = 86_400;
+
+/// How long after a restore an intent that is made may be one that the lost database had made too, seconds:
+/// with the same id, hence the same key, which may be too old to protect. As long as an operator may take to
+/// settle what was lost.
+pub const MADE_AGAIN_S: i64 = 30 * 86_400;
 
 words! {
     /// What money an intent moves.
@@ -83,7 +88,7 @@ words! {
 }
 
 impl Verdict {
-    /// Whether the attempt may have moved money, as far as the verdict tells.
+    /// Whether the verdict leaves open what the attempt did.
     #[must_use]
     pub const fn leaves_doubt(self) -> bool {
         match self {
@@ -111,8 +116,10 @@ pub struct Sent {
 }
 
 impl Sent {
+    /// Whether it may have moved money. A success that nobody acted on, because the worker that heard it
+    /// had lost its lease, certainly did.
     fn is_doubtful(&self) -> bool {
-        self.verdict.is_none_or(Verdict::leaves_doubt)
+        self.verdict.is_none_or(|verdict| verdict == Verdict::Executed || verdict.leaves_doubt())
     }
 }
 
@@ -295,13 +302,22 @@ impl Intent {
         // attempts: a repeated answer is the key's own. A first-hand refusal proves nothing about an
         // earlier attempt that may still be under way.
         let refusal_stands = replayed || !self.is_in_doubt();
+        let was_executed = self.sends.iter().any(|sent| sent.verdict == Some(Verdict::Executed));
         match verdict {
             Verdict::Executed => Outcome::Succeeded,
-            Verdict::NotSent | Verdict::TurnedAway | Verdict::Unauthorized => Outcome::Again,
+            // One key has one result. A refusal beside a success is for people (F-P-27).
+            Verdict::InsufficientFunds | Verdict::AccountNotReady | Verdict::Refused if was_executed => {
+                Outcome::Quarantined(Quarantine::Contradiction)
+            }
             Verdict::InsufficientFunds if refusal_stands => Outcome::Wait(Waiting::Funds),
             Verdict::AccountNotReady if refusal_stands => Outcome::Wait(Waiting::Account),
             Verdict::Refused if refusal_stands => Outcome::Failed,
-            Verdict::InsufficientFunds | Verdict::AccountNotReady | Verdict::Refused => Outcome::Again,
+            Verdict::NotSent
+            | Verdict::TurnedAway
+            | Verdict::Unauthorized
+            | Verdict::InsufficientFunds
+            | Verdict::AccountNotReady
+            | Verdict::Refused => Outcome::Again,
             Verdict::Ambiguous | Verdict::KeyMisused | Verdict::Contradiction => {
                 self.fault().map_or(Outcome::Again, Outcome::Quarantined)
             }
@@ -323,12 +339,12 @@ impl Intent {
     }
 
     /// Whether it can still be given up: nothing was written down to be sent under the current key
-    /// (`rulings.md` 13). Earlier keys were closed with the proof that nothing was executed under them. An
-    /// intent that must be looked up first may have been executed by a database that is lost.
+    /// (`rulings.md` 13). Earlier keys were closed with the proof that nothing was executed under them.
+    /// Never so while a restored database may have forgotten a send: nothing found is no evidence for
+    /// giving up either.
     #[must_use]
     pub fn can_be_given_up(&self) -> bool {
-        let asked = !self.look_up_first || self.looked_up_at.is_some();
-        self.state == IntentState::Open && self.sends.is_empty() && asked
+        self.state == IntentState::Open && self.sends.is_empty() && !self.look_up_first
     }
 
     /// The idempotency key of a generation: of the intent and the generation alone, never of retries,

@@ -120,6 +120,8 @@ pub enum Cause {
     Call(String),
     /// A settlement (run id).
     Run(String),
+    /// How people ended a doubt about an intent (resolution id).
+    Resolution(String),
 }
 
 impl Cause {
@@ -132,6 +134,7 @@ impl Cause {
             Self::Time(rule) => ("time", rule),
             Self::Call(id) => ("call", id),
             Self::Run(id) => ("run", id),
+            Self::Resolution(id) => ("resolution", id),
         }
     }
 
@@ -144,6 +147,7 @@ impl Cause {
             "time" => Some(Self::Time(id)),
             "call" => Some(Self::Call(id)),
             "run" => Some(Self::Run(id)),
+            "resolution" => Some(Self::Resolution(id)),
             _ => None,
         }
     }

@@ -166,6 +166,9 @@ pub trait Outbound: Send + Sync {
     /// [`Unreadable`] for anything but a whole page.
     fn page(&self, order: &Order, reply: &Reply) -> Result<Page, Unreadable>;
 
+    /// Whether `text` can be the id of the object that an order of this kind makes.
+    fn is_object_id(&self, kind: &OrderKind, text: &str) -> bool;
+
     /// The request that reads a receiving account.
     fn account(&self, account_id: &str) -> ApiRequest;
 

@@ -34,13 +34,15 @@ pub struct Charge {
     pub reason: Option<String>,
     /// The provider's payment intent, once known.
     pub payment_intent_id: Option<String>,
+    /// As of when the provider's status is known; the beginning of time before there is one.
+    pub told_at: Timestamp,
 }
 
 /// Stores a charge. `false` when the project has one with this client reference already.
 pub async fn insert(tx: &mut Tx, charge: &Charge, now: Timestamp) -> Result<bool, StoreError> {
     const SQL: &str = "INSERT INTO charge (id, project_id, client_reference, amount_minor, currency,
-            application_fee_minor, destination, state, created_at_us)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+            application_fee_minor, destination, state, told_at_us, created_at_us)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9) ON CONFLICT DO NOTHING";
     let inserted = tx
         .q(SQL)
         .bind(charge.id.as_str())
@@ -69,13 +71,14 @@ struct Row {
     state: String,
     reason: Option<String>,
     payment_intent_id: Option<String>,
+    told_at_us: i64,
 }
 
 /// A charge, locked until the transaction ends.
 pub async fn lock(tx: &mut Tx, id: &ChargeId) -> Result<Option<Charge>, StoreError> {
     const SQL: Sql = for_update!(
         "SELECT id, project_id, client_reference, amount_minor, currency, application_fee_minor, destination,
-             state, reason, payment_intent_id
+             state, reason, payment_intent_id, told_at_us
          FROM charge WHERE id = $1"
     );
     let row: Option<Row> = tx.q(SQL).bind(id.as_str()).one().await?;
@@ -91,6 +94,7 @@ pub async fn lock(tx: &mut Tx, id: &ChargeId) -> Result<Option<Charge>, StoreErr
             state: at.read("state", &row.state)?,
             reason: row.reason,
             payment_intent_id: row.payment_intent_id,
+            told_at: Timestamp::from_micros(row.told_at_us),
         })
     })
     .transpose()
@@ -98,13 +102,15 @@ pub async fn lock(tx: &mut Tx, id: &ChargeId) -> Result<Option<Charge>, StoreErr
 
 /// Writes what of a charge can change. The caller holds it locked.
 pub async fn save(tx: &mut Tx, charge: &Charge) -> Result<(), StoreError> {
-    const SQL: &str = "UPDATE charge SET state = $2, reason = $3, payment_intent_id = $4 WHERE id = $1";
+    const SQL: &str = "UPDATE charge SET state = $2, reason = $3, payment_intent_id = $4, told_at_us = $5
+        WHERE id = $1";
     let affected = tx
         .q(SQL)
         .bind(charge.id.as_str())
         .bind(charge.state.as_str())
         .bind(charge.reason.as_deref())
         .bind(charge.payment_intent_id.as_deref())
+        .bind(charge.told_at.as_micros())
         .exec()
         .await?;
     expect_one(affected)

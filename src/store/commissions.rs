@@ -192,11 +192,12 @@ pub async fn insert_decision(tx: &mut Tx, new: &NewDecision) -> Result<(), Store
     Ok(())
 }
 
-/// Points the decisions of merged sales to the sale that carries them now.
+/// Points the decisions of merged sales to the sale that carries them now. What came back of a transfer
+/// stays with the commission that it paid.
 pub async fn move_decisions(tx: &mut Tx, merged: &[(SaleId, SaleId)]) -> Result<(), StoreError> {
     const SQL: &str = "UPDATE decision SET sale_id = k.survivor
         FROM (SELECT value->>'loser' AS loser, value->>'survivor' AS survivor FROM json_each($1)) AS k
-        WHERE decision.sale_id = k.loser";
+        WHERE decision.sale_id = k.loser AND decision.kind <> 'transfer_clawback'";
     let rows =
         merged.iter().map(|(loser, survivor)| json!({ "loser": loser, "survivor": survivor })).collect();
     write_rows(tx, SQL, rows).await

@@ -14,6 +14,7 @@
 use std::{
     future::Future,
     ops::{Deref, DerefMut},
+    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
@@ -104,6 +105,14 @@ impl Db {
         match self.0 {
             Pools::Sqlite { .. } => Engine::Sqlite,
             Pools::Postgres { .. } => Engine::Postgres,
+        }
+    }
+
+    /// The file of a SQLite database; a server's files are none of ours.
+    pub fn file(&self) -> Option<PathBuf> {
+        match &self.0 {
+            Pools::Sqlite { write, .. } => Some(write.connect_options().get_filename().to_owned()),
+            Pools::Postgres { .. } => None,
         }
     }
 

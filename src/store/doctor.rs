@@ -4,6 +4,9 @@
 //! The queries recompute from the lowest rows (postings, lots, facts) and compare with what is kept
 //! beside them. They are set-based, so a proof is a few scans, whatever the size of the books.
 
+mod payouts;
+
+pub use payouts::list_stuck_runs;
 use sqlx::FromRow;
 
 use super::{Conn, Db, StoreError};
@@ -49,7 +52,12 @@ impl Proof {
 }
 
 /// Every rule that is checked by one query.
-pub const PROOFS: &[Proof] = &[
+pub fn proofs() -> impl Iterator<Item = &'static Proof> {
+    PROOFS.iter().chain(payouts::PROOFS)
+}
+
+/// Rules of sales, commissions, lots and the ledger.
+const PROOFS: &[Proof] = &[
     Proof {
         invariant: "entry_balanced",
         left: "debits",
@@ -248,6 +256,16 @@ pub const PROOFS: &[Proof] = &[
             ORDER BY sale.id LIMIT $1",
     },
     Proof {
+        invariant: "one_intent_per_provider_object",
+        left: "intents that it has settled",
+        right: "intents that there should be",
+        // A transfer that counts for two payouts has paid one of them with nothing.
+        sql: "SELECT provider || ' ' || object_id AS object, CAST(COUNT(*) AS BIGINT) AS left_minor,
+                CAST(1 AS BIGINT) AS right_minor
+            FROM intent WHERE object_id IS NOT NULL GROUP BY provider, livemode, object_id
+            HAVING COUNT(*) > 1 ORDER BY 1 LIMIT $1",
+    },
+    Proof {
         invariant: "one_event_per_provider_id",
         left: "rows",
         right: "rows there should be",
@@ -400,6 +418,55 @@ pub async fn list_parked_events(conn: &mut Conn) -> Result<Vec<EventTrouble>, St
     const SQL: &str =
         "SELECT id, reason, attempts FROM inbox WHERE state = 'parked' ORDER BY state, id LIMIT $1";
     conn.q(SQL).bind(SHOWN_MAX).all().await
+}
+
+/// A job that an operator should look at.
+#[derive(Clone, Debug, FromRow)]
+pub struct JobTrouble {
+    /// Its id.
+    pub id: String,
+    /// `transfer` or `charge`.
+    pub kind: String,
+    /// When it was due, microseconds; of a running job when its lease ended.
+    pub due_at_us: i64,
+}
+
+/// Jobs that were due before `bound` and that nobody took, at most a hundred: the dispatcher does not run,
+/// or something keeps it from them (invariant I15 of `reliability.md`).
+pub async fn list_overdue_jobs(conn: &mut Conn, bound: Timestamp) -> Result<Vec<JobTrouble>, StoreError> {
+    // Served by `job_due`.
+    const SQL: &str = "SELECT id, kind, next_attempt_at_us AS due_at_us FROM job
+        WHERE next_attempt_at_us < $1 AND state IN ('available', 'retryable', 'parked', 'unknown')
+        ORDER BY next_attempt_at_us, id LIMIT $2";
+    conn.q(SQL).bind(bound.as_micros()).bind(SHOWN_MAX).all().await
+}
+
+/// Jobs of which the lease ended before `bound` and that nobody took again, at most a hundred.
+pub async fn list_abandoned_jobs(conn: &mut Conn, bound: Timestamp) -> Result<Vec<JobTrouble>, StoreError> {
+    const SQL: &str = "SELECT id, kind, next_attempt_at_us AS due_at_us FROM job
+        WHERE next_attempt_at_us < $1 AND state = 'running'
+        ORDER BY next_attempt_at_us, id LIMIT $2";
+    conn.q(SQL).bind(bound.as_micros()).bind(SHOWN_MAX).all().await
+}
+
+/// Intents of one kind of which nobody knows what became of them.
+#[derive(Clone, Debug, FromRow)]
+pub struct UnknownIntents {
+    /// `transfer` or `charge`.
+    pub kind: String,
+    /// How many.
+    pub count: i64,
+    /// When the oldest was made, microseconds.
+    pub oldest_us: i64,
+}
+
+/// How many intents are unknown, per kind that has any.
+pub async fn count_unknown(conn: &mut Conn) -> Result<Vec<UnknownIntents>, StoreError> {
+    // Through the jobs, which have an index on the state. A look-up that is under way is not over either.
+    const SQL: &str = "SELECT i.kind, CAST(COUNT(*) AS BIGINT) AS count, MIN(i.created_at_us) AS oldest_us
+        FROM job j JOIN intent i ON i.id = j.intent_id
+        WHERE j.state IN ('unknown', 'running') AND i.state = 'unknown' GROUP BY i.kind ORDER BY i.kind";
+    conn.q(SQL).all().await
 }
 
 /// How many findings are open, per severity that has any.

@@ -120,18 +120,24 @@ pub async fn list(
                        FROM finding WHERE id < $1 ORDER BY id DESC LIMIT $2";
     const OPEN: &str = "SELECT id, kind, severity, object, detail, created_at_us, resolved_at_us
                         FROM finding WHERE id < $1 AND resolved_at_us IS NULL ORDER BY id DESC LIMIT $2";
-    #[derive(FromRow)]
-    struct Row {
-        id: String,
-        kind: String,
-        severity: String,
-        object: String,
-        detail: String,
-        created_at_us: i64,
-        resolved_at_us: Option<i64>,
-    }
     let before = before.map_or(AFTER_EVERY_ID, FindingId::as_str);
-    let rows: Vec<Row> = conn.q(if open_only { OPEN } else { ALL }).bind(before).bind(limit).all().await?;
+    read_rows(conn.q(if open_only { OPEN } else { ALL }).bind(before).bind(limit).all().await?)
+}
+
+/// A finding as it is stored.
+#[derive(FromRow)]
+pub(super) struct Row {
+    id: String,
+    kind: String,
+    severity: String,
+    object: String,
+    detail: String,
+    created_at_us: i64,
+    resolved_at_us: Option<i64>,
+}
+
+/// The findings that rows hold.
+pub(super) fn read_rows(rows: Vec<Row>) -> Result<Vec<Finding>, StoreError> {
     rows.into_iter()
         .map(|row| {
             let at = At { table: "finding", id: &row.id };

@@ -4,18 +4,20 @@
 //! the job any more. Answers are kept even then (`reliability.md` R9). What an answer means is decided in
 //! `domain::intent`; here it is only written down.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 use sqlx::FromRow;
 
 use super::{
     Conn, Sql, StoreError, Tx, expect_one,
     row::{At, json_list},
-    sales::{id_list, write_rows},
+    sales::id_list,
 };
 use crate::{
     domain::{
         ids::{ChargeId, IntentId, JobId, PayoutId},
-        intent::{Intent, IntentKind, IntentState, Sent, Verdict},
+        intent::{Intent, IntentKind, IntentState, MADE_AGAIN_S, Sent, Verdict},
         job::JobState,
         money::{Currency, Money},
         time::Timestamp,
@@ -43,6 +45,9 @@ pub struct Lease {
     pub attempts: i64,
 }
 
+/// Jobs that are due longest and looked at first, whatever their lanes.
+const WINDOW: i64 = 1_000;
+
 /// Takes jobs that are due, the longest due first, one per lane and none of `busy` lanes: a lane whose
 /// calls do not come back keeps no place in the batch. Jobs of which the lease has run out are due again.
 pub async fn claim_due(
@@ -52,26 +57,17 @@ pub async fn claim_due(
     limit: i64,
     busy: &[String],
 ) -> Result<Vec<Lease>, StoreError> {
-    // Served by `job_due`.
+    // A wake-up from before the claim is what it is made for; only a later one says anything new.
     const SQL: Sql = Sql {
-        sqlite: "UPDATE job SET state = 'running', epoch = epoch + 1, next_attempt_at_us = $2
-            WHERE id IN (
-                SELECT id FROM (
-                    SELECT id, next_attempt_at_us,
-                        ROW_NUMBER() OVER (PARTITION BY lane ORDER BY next_attempt_at_us, id) AS place
-                    FROM job WHERE next_attempt_at_us <= $1
-                        AND lane NOT IN (SELECT value->>'id' FROM json_each($4))) AS due
-                WHERE place = 1 ORDER BY next_attempt_at_us, id LIMIT $3)
+        sqlite: "UPDATE job SET state = 'running', epoch = epoch + 1, next_attempt_at_us = $2,
+                woken_at_us = NULL
+            WHERE id IN (SELECT value->>'id' FROM json_each($3)) AND next_attempt_at_us <= $1
             RETURNING id, intent_id, lane, epoch, attempts",
-        postgres: "UPDATE job SET state = 'running', epoch = epoch + 1, next_attempt_at_us = $2
+        postgres: "UPDATE job SET state = 'running', epoch = epoch + 1, next_attempt_at_us = $2,
+                woken_at_us = NULL
             WHERE id IN (
-                SELECT id FROM job WHERE next_attempt_at_us <= $1 AND id IN (
-                    SELECT id FROM (
-                        SELECT id, next_attempt_at_us,
-                            ROW_NUMBER() OVER (PARTITION BY lane ORDER BY next_attempt_at_us, id) AS place
-                        FROM job WHERE next_attempt_at_us <= $1
-                            AND lane NOT IN (SELECT value->>'id' FROM json_each($4))) AS due
-                    WHERE place = 1 ORDER BY next_attempt_at_us, id LIMIT $3)
+                SELECT id FROM job
+                WHERE id IN (SELECT value->>'id' FROM json_each($3)) AND next_attempt_at_us <= $1
                 ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
             RETURNING id, intent_id, lane, epoch, attempts",
     };
@@ -83,14 +79,12 @@ pub async fn claim_due(
         epoch: i64,
         attempts: i64,
     }
-    let rows: Vec<Row> = tx
-        .q(SQL)
-        .bind(now.as_micros())
-        .bind(until.as_micros())
-        .bind(limit)
-        .bind(id_list(busy.iter().map(String::as_str)))
-        .all()
-        .await?;
+    let first = list_first_due(tx, now, limit, busy).await?;
+    if first.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list = id_list(first.iter().map(String::as_str));
+    let rows: Vec<Row> = tx.q(SQL).bind(now.as_micros()).bind(until.as_micros()).bind(list).all().await?;
     rows.into_iter()
         .map(|row| {
             let at = At { table: "job", id: &row.id };
@@ -104,6 +98,47 @@ pub async fn claim_due(
             })
         })
         .collect()
+}
+
+/// The job of each lane that is due longest, at most `limit` of them, none of `busy` lanes.
+///
+/// Most often the jobs that are due longest are of many lanes, and a look at those is enough. Where few lanes
+/// fill that window, the rest is found by stepping from lane to lane, so that a lane hides no other however
+/// much of it is due. Neither reads all that is due: this runs in a write transaction.
+async fn list_first_due(
+    conn: &mut Conn,
+    now: Timestamp,
+    limit: i64,
+    busy: &[String],
+) -> Result<Vec<String>, StoreError> {
+    // Served by `job_due`.
+    const LONGEST: &str = "SELECT id, lane FROM job WHERE next_attempt_at_us <= $1
+        ORDER BY next_attempt_at_us, id LIMIT $2";
+    // Served by `job_by_lane`, by one or two steps into it per lane.
+    const OF_EACH_LANE: &str = "WITH RECURSIVE lanes (lane) AS (
+            SELECT MIN(lane) FROM job WHERE next_attempt_at_us IS NOT NULL
+            UNION ALL
+            SELECT (SELECT MIN(j.lane) FROM job j WHERE j.lane > lanes.lane AND j.next_attempt_at_us IS NOT NULL)
+            FROM lanes WHERE lanes.lane IS NOT NULL)
+        SELECT first.id, first.lane FROM lanes JOIN job first ON first.id = (
+                SELECT j.id FROM job j WHERE j.lane = lanes.lane AND j.next_attempt_at_us <= $1
+                ORDER BY j.next_attempt_at_us, j.id LIMIT 1)
+        WHERE lanes.lane NOT IN (SELECT value->>'id' FROM json_each($3))
+        ORDER BY first.next_attempt_at_us, first.id LIMIT $2";
+    let wanted = usize::try_from(limit).unwrap_or(0);
+    let longest: Vec<(String, String)> = conn.q(LONGEST).bind(now.as_micros()).bind(WINDOW).all().await?;
+    let is_all = i64::try_from(longest.len()).is_ok_and(|count| count < WINDOW);
+    let mut seen: BTreeSet<String> = busy.iter().cloned().collect();
+    let mut first: Vec<String> =
+        longest.into_iter().filter_map(|(id, lane)| seen.insert(lane).then_some(id)).take(wanted).collect();
+    if first.len() < wanted && !is_all {
+        let missing = limit - i64::try_from(first.len()).unwrap_or(limit);
+        let list = id_list(seen.iter().map(String::as_str));
+        let rest: Vec<(String, String)> =
+            conn.q(OF_EACH_LANE).bind(now.as_micros()).bind(missing).bind(list).all().await?;
+        first.extend(rest.into_iter().map(|(id, _)| id));
+    }
+    Ok(first)
 }
 
 /// What an intent is for.
@@ -147,6 +182,9 @@ pub struct StoredIntent {
     pub body: Vec<u8>,
     /// The API version it is made for.
     pub api_version: String,
+    /// Whether the provider advised against trying again (`Stripe-Should-Retry: false`): then it is asked
+    /// what became of the last call instead (`rulings.md` 16).
+    pub advised_against: bool,
 }
 
 #[derive(FromRow)]
@@ -173,6 +211,14 @@ struct IntentRow {
     look_up_before_us: i64,
 }
 
+#[derive(FromRow)]
+struct SendRow {
+    verdict: Option<String>,
+    replayed: Option<bool>,
+    sent_at_us: i64,
+    should_retry: Option<bool>,
+}
+
 /// An intent as it stands. Lock it first ([`lock_intent`]) where something is decided by it.
 pub async fn load_intent(conn: &mut Conn, id: &IntentId) -> Result<Option<StoredIntent>, StoreError> {
     const SQL: &str = "SELECT i.id, i.kind, i.payout_id, i.charge_id, c.application_fee_minor, i.provider,
@@ -182,30 +228,35 @@ pub async fn load_intent(conn: &mut Conn, id: &IntentId) -> Result<Option<Stored
         FROM intent i JOIN generation g ON g.intent_id = i.id AND g.generation = i.generation
             LEFT JOIN charge c ON c.id = i.charge_id
         WHERE i.id = $1";
-    const SENDS: &str = "SELECT verdict, replayed, sent_at_us FROM attempt
+    const SENDS: &str = "SELECT verdict, replayed, sent_at_us, should_retry FROM attempt
         WHERE intent_id = $1 AND generation = $2 AND kind = 'send' ORDER BY number";
-    // A look-up finds the objects of every generation, so one that came up empty counts for all of them.
-    const LOOKED_UP: &str = "SELECT MAX(answered_at_us) FROM attempt
+    // A look-up finds the objects of every generation, so one that came up empty counts for all of them. It
+    // says nothing of what was made after it was asked.
+    const LOOKED_UP: &str = "SELECT MAX(sent_at_us) FROM attempt
         WHERE intent_id = $1 AND kind = 'look_up' AND verdict = $2";
     let row: Option<IntentRow> = conn.q(SQL).bind(id.as_str()).one().await?;
     let Some(row) = row else { return Ok(None) };
     let at = At { table: "intent", id: &row.id };
-    let sends: Vec<(Option<String>, Option<bool>, i64)> =
-        conn.q(SENDS).bind(id.as_str()).bind(row.generation).all().await?;
+    let sends: Vec<SendRow> = conn.q(SENDS).bind(id.as_str()).bind(row.generation).all().await?;
+    let advised_against = sends.last().is_some_and(|last| last.should_retry == Some(false));
     let sends = sends
         .into_iter()
-        .map(|(verdict, replayed, sent_at)| {
+        .map(|send| {
+            let at = At { table: "attempt", id: &row.id };
             Ok(Sent {
-                verdict: At { table: "attempt", id: &row.id }.read_opt("verdict", verdict.as_deref())?,
-                replayed: replayed.unwrap_or(false),
-                at: Timestamp::from_micros(sent_at),
+                verdict: at.read_opt("verdict", send.verdict.as_deref())?,
+                replayed: send.replayed.unwrap_or(false),
+                at: Timestamp::from_micros(send.sent_at_us),
             })
         })
         .collect::<Result<Vec<Sent>, StoreError>>()?;
     let looked_up: Option<Option<i64>> =
         conn.q(LOOKED_UP).bind(id.as_str()).bind(FOUND_NOTHING).scalar().await?;
-    // After a restore only what was asked since then counts.
-    let look_up_first = row.created_at_us < row.look_up_before_us;
+    // After a restore only what was asked since then counts. What is made soon afterwards may have been made
+    // before, by the database that is lost.
+    let restored_at = Some(row.look_up_before_us).filter(|at| *at > 0).map(Timestamp::from_micros);
+    let look_up_first =
+        restored_at.is_some_and(|at| row.created_at_us < at.plus_secs(MADE_AGAIN_S).as_micros());
     let looked_up_at = looked_up.flatten().filter(|at| !look_up_first || *at >= row.look_up_before_us);
     let kind: IntentKind = at.read("kind", &row.kind)?;
     let purpose = match (kind, &row.payout_id, &row.charge_id, row.application_fee_minor) {
@@ -237,6 +288,7 @@ pub async fn load_intent(conn: &mut Conn, id: &IntentId) -> Result<Option<Stored
         path: row.path,
         body: row.body,
         api_version: row.api_version,
+        advised_against,
     }))
 }
 
@@ -580,7 +632,10 @@ pub async fn part(
     parting: Parting<'_>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    const SQL: &str = "UPDATE job SET state = $3, reason = $4, next_attempt_at_us = $5, finished_at_us = $6
+    // Why an intent was set apart stays true however often it is looked up.
+    const SQL: &str =
+        "UPDATE job SET state = $3, reason = CASE WHEN $3 = 'unknown' THEN COALESCE($4, reason) ELSE $4 END,
+            next_attempt_at_us = $5, finished_at_us = $6
         WHERE id = $1 AND epoch = $2 AND state = 'running'";
     let affected = tx
         .q(SQL)
@@ -626,11 +681,13 @@ pub async fn is_held(conn: &mut Conn, lease: &Lease) -> Result<bool, StoreError>
 
 /// What people or an anomaly have stopped that covers this intent; none: nothing.
 pub async fn stopped_by(conn: &mut Conn, intent: &IntentId) -> Result<Option<&'static str>, StoreError> {
-    const PAUSED: &str = "SELECT CAST(1 AS BIGINT) FROM payout_pause WHERE resumed_at_us IS NULL LIMIT 1";
+    // An operator pauses payouts; a restored database must not charge anybody either.
+    const PAUSED: &str = "SELECT CAST(1 AS BIGINT) FROM payout_pause s JOIN intent i ON i.id = $1
+        WHERE s.resumed_at_us IS NULL AND (s.kind = 'restored' OR i.kind = 'transfer') LIMIT 1";
     const HELD: &str = "SELECT CAST(1 AS BIGINT) FROM intent i JOIN payout p ON p.id = i.payout_id
             JOIN payout_hold h ON h.enrollment_id = p.enrollment_id AND h.lifted_at_us IS NULL
         WHERE i.id = $1 LIMIT 1";
-    let paused: Option<i64> = conn.q(PAUSED).scalar().await?;
+    let paused: Option<i64> = conn.q(PAUSED).bind(intent.as_str()).scalar().await?;
     if paused.is_some() {
         return Ok(Some("payouts_paused"));
     }
@@ -638,25 +695,58 @@ pub async fn stopped_by(conn: &mut Conn, intent: &IntentId) -> Result<Option<&'s
     Ok(held.map(|_| "payouts_held"))
 }
 
-/// Makes jobs due that wait for these accounts.
+/// Makes jobs due that wait for these accounts, and tells those that are being worked on, see
+/// [`was_woken_since`].
 pub async fn wake_accounts(tx: &mut Tx, accounts: &[&str], now: Timestamp) -> Result<(), StoreError> {
-    // Served by `job_waiting`.
-    const SQL: &str = "UPDATE job SET next_attempt_at_us = k.at
-        FROM (SELECT value->>'lane' AS lane, CAST(value->>'at' AS BIGINT) AS at FROM json_each($1)) AS k
-        WHERE job.state = 'parked' AND job.reason = 'waiting_account' AND job.lane = k.lane";
-    let rows =
-        accounts.iter().map(|account| json!({ "lane": account, "at": now.as_micros() })).collect::<Vec<_>>();
-    write_rows(tx, SQL, rows).await
+    // Served by `job_waiting` and `job_by_state`.
+    const SQL: Sql = for_update!(
+        "SELECT id FROM job
+         WHERE lane IN (SELECT value->>'id' FROM json_each($1))
+             AND (state = 'running' OR (state = 'parked' AND reason = 'waiting_account'))
+         ORDER BY id"
+    );
+    if accounts.is_empty() {
+        return Ok(());
+    }
+    let jobs: Vec<String> = tx.q(SQL).bind(id_list(accounts.iter().copied())).scalars().await?;
+    wake(tx, &jobs, now).await
 }
 
-/// Makes jobs due that wait for funds of these currencies.
+/// Makes jobs due that wait for funds of these currencies, and tells those that are being worked on, see
+/// [`was_woken_since`].
 pub async fn wake_funds(tx: &mut Tx, currencies: &[Currency], now: Timestamp) -> Result<(), StoreError> {
-    const SQL: &str = "UPDATE job SET next_attempt_at_us = $2
-        WHERE state = 'parked' AND reason = 'waiting_funds'
-            AND intent_id IN (SELECT id FROM intent WHERE currency IN (SELECT value->>'id' FROM json_each($1)))";
+    // Served by `job_waiting` and `job_by_state`: never all intents of a currency are looked at.
+    const SQL: Sql = for_update!(
+        "SELECT id FROM job
+         WHERE (state = 'running' OR (state = 'parked' AND reason = 'waiting_funds'))
+             AND EXISTS (SELECT 1 FROM intent WHERE intent.id = job.intent_id
+                 AND intent.currency IN (SELECT value->>'id' FROM json_each($1)))
+         ORDER BY id"
+    );
     let list = id_list(currencies.iter().map(Currency::as_str));
-    tx.q(SQL).bind(list).bind(now.as_micros()).exec().await?;
+    let jobs: Vec<String> = tx.q(SQL).bind(list).scalars().await?;
+    wake(tx, &jobs, now).await
+}
+
+/// Wakes jobs that are locked, in order of their ids. The lease of one that is running stays as it is.
+async fn wake(tx: &mut Tx, jobs: &[String], now: Timestamp) -> Result<(), StoreError> {
+    const SQL: &str = "UPDATE job SET woken_at_us = $2,
+            next_attempt_at_us = CASE WHEN state = 'parked' THEN $2 ELSE next_attempt_at_us END
+        WHERE id IN (SELECT value->>'id' FROM json_each($1))";
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    tx.q(SQL).bind(id_list(jobs.iter().map(String::as_str))).bind(now.as_micros()).exec().await?;
     Ok(())
+}
+
+/// Whether what the job of an intent is about to wait for was told at or after `since`, while it was being
+/// worked on: then it must be due at once, because nobody wakes it again. The job stays locked, so whoever
+/// tells later finds it parked. A claim forgets what was told before it.
+pub async fn was_woken_since(tx: &mut Tx, intent: &IntentId, since: Timestamp) -> Result<bool, StoreError> {
+    const SQL: Sql = for_update!("SELECT woken_at_us FROM job WHERE intent_id = $1");
+    let woken_at: Option<Option<i64>> = tx.q(SQL).bind(intent.as_str()).scalar().await?;
+    Ok(woken_at.flatten().is_some_and(|at| at >= since.as_micros()))
 }
 
 /// Makes jobs due that were laid down because of a stop of ours which may be over.

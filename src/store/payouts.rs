@@ -166,26 +166,48 @@ pub async fn commissions_of(conn: &mut Conn, id: &PayoutId) -> Result<Vec<PaidCo
         .collect()
 }
 
-/// Marks the commissions that a payout paid. The caller holds their sales locked.
+/// Marks the commissions that a payout paid: those of which, with it, nothing is left to be paid. A payout may
+/// have taken only what a commission owes while another still has to pay it; and what is open of one and
+/// brings nothing is no reason to wait. The caller holds their sales locked, and saves the payout after this.
 pub async fn mark_commissions_paid(tx: &mut Tx, id: &PayoutId) -> Result<(), StoreError> {
+    // Served by the key of `payout_item` and `lot_by_commission`.
     const SQL: &str = "UPDATE commission SET state = 'paid' WHERE state = 'in_payout'
-        AND id IN (SELECT commission_id FROM payout_item WHERE payout_id = $1)";
+        AND id IN (SELECT commission_id FROM payout_item WHERE payout_id = $1)
+        AND (SELECT COALESCE(SUM(lot.amount_minor), 0)
+            FROM lot LEFT JOIN payout ON payout.id = lot.payout_id
+            WHERE lot.commission_id = commission.id
+                AND (payout.id IS NULL OR (payout.id <> $1
+                    AND payout.state NOT IN ('completed', 'partially_reversed', 'reversed')))) <= 0";
     tx.q(SQL).bind(id.as_str()).exec().await?;
     Ok(())
 }
 
-/// Gives back what a payout held: its lots are free, and a commission that no other payout holds a part of
-/// is as it was before. The caller holds the sales locked and folds them afterwards.
+/// Gives back what a payout held: its lots are free, and a commission of which the other payouts pay nothing
+/// is as it was before. What they took of it then is at most what it owed, and came off what others earned.
+/// The caller holds the sales locked and folds them afterwards.
 pub async fn free_lots(tx: &mut Tx, id: &PayoutId) -> Result<(), StoreError> {
     const LOTS: &str = "UPDATE lot SET payout_id = NULL WHERE payout_id = $1";
-    const COMMISSIONS: &str = "UPDATE commission SET claimed = FALSE,
-            state = CASE WHEN state = 'in_payout' THEN 'payable' ELSE state END
-        WHERE id IN (SELECT commission_id FROM payout_item WHERE payout_id = $1)
-            AND NOT EXISTS (SELECT 1 FROM lot WHERE lot.commission_id = commission.id
-                AND lot.payout_id IS NOT NULL)";
+    // One that was paid stays paid, whatever other payouts netted of it since.
+    const COMMISSIONS: &str = "UPDATE commission SET claimed = FALSE, state = 'payable'
+        WHERE id IN (SELECT commission_id FROM payout_item WHERE payout_id = $1) AND state = 'in_payout'
+            AND (SELECT COALESCE(SUM(lot.amount_minor), 0) FROM lot
+                WHERE lot.commission_id = commission.id AND lot.payout_id IS NOT NULL) <= 0";
     tx.q(LOTS).bind(id.as_str()).exec().await?;
     tx.q(COMMISSIONS).bind(id.as_str()).exec().await?;
     Ok(())
+}
+
+/// The enrollments that are paid to an account of a provider.
+pub async fn paid_to(
+    conn: &mut Conn,
+    provider: &str,
+    account: Option<&str>,
+) -> Result<Vec<EnrollmentId>, StoreError> {
+    const SQL: &str = "SELECT e.id FROM payout_account a
+            JOIN enrollment e ON e.organization_id = a.organization_id
+        WHERE a.provider = $1 AND a.account_id = $2 ORDER BY e.id";
+    let ids: Vec<String> = conn.q(SQL).bind(provider).bind(account).scalars().await?;
+    ids.iter().map(|id| At { table: "enrollment", id }.read("id", id)).collect()
 }
 
 /// Stops the payouts of an enrollment because something about them contradicts what is known.

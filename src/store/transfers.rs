@@ -131,7 +131,7 @@ struct Merged<'a> {
 }
 
 impl<'a> Merged<'a> {
-    fn add(&mut self, scope: &'a Scope, fact: &'a Fact) {
+    fn add(&mut self, scope: &'a Scope, fact: &'a Fact, received_at: Timestamp) {
         match fact {
             Fact::TransferSeen(transfer) => self.add_transfer(scope, transfer, 0),
             Fact::TransferReversed(reversed) => {
@@ -142,13 +142,14 @@ impl<'a> Merged<'a> {
                 }
             }
             Fact::PayoutAccount(account) => {
-                self.add_account(scope, &account.account_id, &AccountState::told(account));
+                self.add_account(scope, &account.account_id, AccountState::told(account), received_at);
             }
             Fact::PayoutAccountGone { account_id, at } => {
-                self.add_account(scope, account_id, &AccountState::gone(*at));
+                self.add_account(scope, account_id, AccountState::gone(*at), received_at);
             }
             Fact::BankPayout(payout) => {
-                let told = BankState::told(payout);
+                let mut told = BankState::told(payout);
+                told.told_at_us = told.told_at_us.min(received_at.as_micros());
                 let key = (scope, payout.payout_id.as_str());
                 let (_, state) = self.payouts.entry(key).or_insert_with(|| (payout, told.clone()));
                 if told > *state {
@@ -178,16 +179,26 @@ impl<'a> Merged<'a> {
         }
     }
 
-    fn add_account(&mut self, scope: &'a Scope, id: &'a str, told: &AccountState) {
+    fn add_account(&mut self, scope: &'a Scope, id: &'a str, mut told: AccountState, received_at: Timestamp) {
+        told.told_at_us = told.told_at_us.min(received_at.as_micros());
         let known = self.accounts.entry((scope, id)).or_insert_with(|| told.clone());
-        *known = known.join(told);
+        *known = known.join(&told);
     }
 }
 
-/// Merges the facts about transfers, accounts and bank payouts into their rows.
+/// Merges what the provider showed us of transfers, accounts and bank payouts into their rows.
 pub async fn save<'a>(
     tx: &mut Tx,
     facts: impl Iterator<Item = (&'a Scope, &'a Fact)>,
+) -> Result<(), StoreError> {
+    save_received(tx, facts.map(|(scope, fact)| (scope, fact, Timestamp::from_micros(i64::MAX)))).await
+}
+
+/// Merges the facts of events into their rows, each with the time at which its event was received. A
+/// statement of later than that counts as of then: one from the future must not outrank all that follow.
+pub async fn save_received<'a>(
+    tx: &mut Tx,
+    facts: impl Iterator<Item = (&'a Scope, &'a Fact, Timestamp)>,
 ) -> Result<(), StoreError> {
     const TRANSFERS: &str = "INSERT INTO transfer (project_id, realm, transfer_id, intent_id, amount_minor,
             currency, destination, of_charge, reversed_minor, created_at_us)
@@ -205,8 +216,8 @@ pub async fn save<'a>(
         FROM json_each($1) WHERE TRUE
         ON CONFLICT (project_id, realm, reversal_id) DO NOTHING";
     let mut merged = Merged::default();
-    for (scope, fact) in facts {
-        merged.add(scope, fact);
+    for (scope, fact, received_at) in facts {
+        merged.add(scope, fact, received_at);
     }
     let transfers = merged
         .transfers
@@ -347,6 +358,15 @@ pub struct Told {
 
 /// What was told of a transfer at this endpoint's project.
 pub async fn find(conn: &mut Conn, news: &News) -> Result<Option<Told>, StoreError> {
+    find_told(conn, &news.scope, &news.transfer_id).await
+}
+
+/// What was told of a transfer at this place.
+pub async fn find_told(
+    conn: &mut Conn,
+    scope: &Scope,
+    transfer_id: &str,
+) -> Result<Option<Told>, StoreError> {
     const SQL: &str = "SELECT intent_id, amount_minor, currency, destination, of_charge, reversed_minor,
             created_at_us
         FROM transfer WHERE transfer_id = $1 AND realm = $2 AND project_id = $3";
@@ -362,14 +382,14 @@ pub async fn find(conn: &mut Conn, news: &News) -> Result<Option<Told>, StoreErr
     }
     let row: Option<Row> = conn
         .q(SQL)
-        .bind(news.transfer_id.as_str())
-        .bind(news.scope.realm.as_str())
-        .bind(news.scope.project_id.as_str())
+        .bind(transfer_id)
+        .bind(scope.realm.as_str())
+        .bind(scope.project_id.as_str())
         .one()
         .await?;
     row.map(|row| {
         let currency =
-            Currency::parse(&row.currency).map_err(|_| corrupt("transfer", "currency", &news.transfer_id))?;
+            Currency::parse(&row.currency).map_err(|_| corrupt("transfer", "currency", transfer_id))?;
         Ok(Told {
             intent_id: row.intent_id,
             amount: Money { minor: row.amount_minor, currency },
@@ -396,14 +416,16 @@ pub async fn answered(tx: &mut Tx, news: &News) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Lets a transfer that cannot be taken in wait until `until`.
+/// Lets a transfer that cannot be taken in wait until `until`, unless more was told meanwhile: that is
+/// looked at in its own time.
 pub async fn postpone(tx: &mut Tx, news: &News, until: Timestamp) -> Result<(), StoreError> {
-    const SQL: &str = "UPDATE transfer_news SET due_at_us = $4
-        WHERE transfer_id = $1 AND realm = $2 AND project_id = $3";
+    const SQL: &str = "UPDATE transfer_news SET due_at_us = $5
+        WHERE transfer_id = $1 AND realm = $2 AND project_id = $3 AND due_at_us = $4";
     tx.q(SQL)
         .bind(news.transfer_id.as_str())
         .bind(news.scope.realm.as_str())
         .bind(news.scope.project_id.as_str())
+        .bind(news.due_at_us)
         .bind(until.as_micros())
         .exec()
         .await?;
@@ -412,6 +434,9 @@ pub async fn postpone(tx: &mut Tx, news: &News, until: Timestamp) -> Result<(), 
 
 /// Whether a receiving account can take money, as far as the newest statement about it says: charges, or
 /// transfers and their way to the bank. `None` when nothing was ever told of it.
+///
+/// Only what was told at the platform's own endpoints counts: that is where the account is connected, and an
+/// endpoint of another project could stop or start anybody's money (`rulings.md` 11).
 pub async fn account_is_ready(
     conn: &mut Conn,
     realm: &Realm,
@@ -420,11 +445,18 @@ pub async fn account_is_ready(
 ) -> Result<Option<bool>, StoreError> {
     const SQL: &str = "SELECT transfers_active, payouts_enabled, charges_enabled, details_submitted,
             disabled_reason, gone, told_at_us
-        FROM provider_account WHERE account_id = $1 AND (realm = $2 OR realm = $3)";
+        FROM provider_account
+        WHERE account_id = $1 AND (realm = $2 OR realm = $3) AND project_id = $4";
     // Events of a connected account come in its own realm.
     let of_account = realm.of_account(account_id);
-    let states: Vec<AccountState> =
-        conn.q(SQL).bind(account_id).bind(realm.as_str()).bind(of_account.as_str()).all().await?;
+    let states: Vec<AccountState> = conn
+        .q(SQL)
+        .bind(account_id)
+        .bind(realm.as_str())
+        .bind(of_account.as_str())
+        .bind(ProjectId::platform().as_str())
+        .all()
+        .await?;
     let joined = states.into_iter().reduce(|state, other| state.join(&other));
     Ok(joined.map(|state| {
         if charges { state.charges_enabled } else { state.transfers_active && state.payouts_enabled }
@@ -432,7 +464,7 @@ pub async fn account_is_ready(
 }
 
 /// Which of these accounts can be paid, as far as the newest statement about each says. An account of which
-/// nothing was ever told is absent.
+/// nothing was ever told is absent. As for [`account_is_ready`], only the platform's own endpoints count.
 pub async fn accounts_ready(
     conn: &mut Conn,
     realm: &Realm,
@@ -442,9 +474,10 @@ pub async fn accounts_ready(
             a.payouts_enabled, a.charges_enabled, a.details_submitted, a.disabled_reason, a.gone, a.told_at_us
         FROM provider_account a
         WHERE a.account_id IN (SELECT value->>'id' FROM json_each($1))
-            AND (a.realm = $2 OR a.realm = $2 || '/' || a.account_id)";
+            AND (a.realm = $2 OR a.realm = $2 || '/' || a.account_id) AND a.project_id = $3";
     let list = id_list(accounts.iter().copied());
-    let rows: Vec<Known<AccountState>> = conn.q(SQL).bind(list).bind(realm.as_str()).all().await?;
+    let rows: Vec<Known<AccountState>> =
+        conn.q(SQL).bind(list).bind(realm.as_str()).bind(ProjectId::platform().as_str()).all().await?;
     let mut states: BTreeMap<String, AccountState> = BTreeMap::new();
     for Known { id, state, .. } in rows {
         let joined = states.get(&id).map_or_else(|| state.clone(), |known| known.join(&state));

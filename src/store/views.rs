@@ -1,9 +1,7 @@
 //! Rows as they are shown: conversions, commissions, balances, entries, decisions. Reading only.
 
 use super::{Conn, StoreError, sales::id_list};
-use crate::domain::ids::{
-    CommissionId, ConversionId, DecisionId, OrganizationId, ProgramId, ProjectId, SaleId,
-};
+use crate::domain::ids::{CommissionId, ConversionId, DecisionId, OrganizationId, ProgramId, SaleId};
 
 /// A conversion with the state of its direct commission.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -112,18 +110,6 @@ pub async fn program_owner(conn: &mut Conn, id: &ProgramId) -> Result<Option<Org
         .map(|owner| {
             OrganizationId::parse(&owner)
                 .map_err(|_| super::sales::corrupt("program", "organization_id", id.as_str()))
-        })
-        .transpose()
-}
-
-/// The owner of a project.
-pub async fn project_owner(conn: &mut Conn, id: &ProjectId) -> Result<Option<OrganizationId>, StoreError> {
-    const SQL: &str = "SELECT organization_id FROM project WHERE id = $1";
-    let owner: Option<String> = conn.q(SQL).bind(id.as_str()).scalar().await?;
-    owner
-        .map(|owner| {
-            OrganizationId::parse(&owner)
-                .map_err(|_| super::sales::corrupt("project", "organization_id", id.as_str()))
         })
         .transpose()
 }

@@ -71,7 +71,9 @@ pub const fn driver(point: Failpoint) -> Driver {
         | Failpoint::AdoptBeforeCommit
         | Failpoint::AdoptAfterCommit
         | Failpoint::CancelBeforeCommit
-        | Failpoint::CancelAfterCommit => Driver::Payouts,
+        | Failpoint::CancelAfterCommit
+        | Failpoint::ResolveBeforeCommit
+        | Failpoint::ResolveAfterCommit => Driver::Payouts,
     }
 }
 

@@ -1,8 +1,6 @@
 //! The independent auditor: it finds every bug that is put in front of it, and nothing wrong with books
 //! that the program has kept.
 
-#[path = "../auditor/runner.rs"]
-mod runner;
 #[expect(dead_code, reason = "nothing fails here")]
 #[path = "../crash/traffic.rs"]
 mod traffic;
@@ -19,15 +17,13 @@ use remit::{
 };
 use secrecy::SecretString;
 
-use self::{
-    runner::{Audit, Delivered, TrafficJournal, auditor, python},
-    traffic::{Rng, arriving, stories},
-};
+use self::traffic::{Rng, arriving, stories};
 use super::{
     scenario_format, scenarios,
     support::{
         self, TestDb,
         api::Api,
+        auditor::{Audit, Delivered, TrafficJournal, auditor, python},
         on_each_engine,
         shop::{GRACE_S, PAID_AT_S, Shop},
     },

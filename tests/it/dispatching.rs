@@ -13,11 +13,15 @@ use super::support::{TestDb, bank::Bank, on_each_engine};
 
 /// A charge of 20.00 USD with a fee of 0.50 for ada's account.
 async fn charge(bank: &Bank, reference: &str) -> Queued {
+    charge_for(bank, reference, "acct_ada").await
+}
+
+async fn charge_for(bank: &Bank, reference: &str, account: &str) -> Queued {
     let new = NewCharge {
         project_id: ProjectId::parse(&bank.shop.owner.project()).unwrap(),
         amount: Money { minor: 2_000, currency: Currency::parse("usd").unwrap() },
         application_fee: 50,
-        destination: "acct_ada".to_owned(),
+        destination: account.to_owned(),
         client_reference: Some(reference.to_owned()),
     };
     charges::queue(&bank.shop.node.app, &new).await.unwrap()
@@ -25,7 +29,7 @@ async fn charge(bank: &Bank, reference: &str) -> Queued {
 
 on_each_engine! {
     async fn a_charge_becomes_one_payment_intent_for_the_connected_account(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         let queued = charge(&bank, "order_1").await;
         assert!(charge(&bank, "order_1").await.already);
         assert_eq!(bank.dispatch().await, 1);
@@ -42,7 +46,7 @@ on_each_engine! {
     }
 
     async fn a_lost_answer_is_found_by_look_up_and_nothing_is_made_twice(db: TestDb) {
-        let bank = Bank::open(&db.db).await;
+        let bank = Bank::open(&db).await;
         charge(&bank, "order_1").await;
         let rule = json!({ "match": { "method": "POST", "path_prefix": "/v1/payment_intents" },
             "times": 1, "fault": { "kind": "execute_then_500" } });
@@ -55,5 +59,76 @@ on_each_engine! {
         assert_eq!(bank.texts("SELECT state FROM job").await, ["completed"]);
         assert_eq!(bank.effects("payment_intent.created").await.len(), 1);
         assert_eq!(bank.requests("POST", "/v1/payment_intents").await.len(), 1, "found, not sent again");
+    }
+
+    async fn one_account_of_a_hundred_that_does_not_answer_leaves_the_others_alone(db: TestDb) {
+        let settings = [
+            ("REMIT_DISPATCH__CONCURRENCY", "8"),
+            ("REMIT_DISPATCH__RATE_PER_S", "1000"),
+            ("REMIT_STRIPE__TIMEOUT_S", "300"),
+        ];
+        let bank = Bank::open_with(&db, &settings).await;
+        for number in 0..100 {
+            let account = format!("acct_{number}");
+            bank.sandbox.control("POST", "accounts", json!({ "id": account })).await.unwrap();
+            charge_for(&bank, &format!("order_{number}"), &account).await;
+        }
+        // Three more for the one that will not answer: they must not take the places of the others.
+        for number in 100..103 {
+            charge_for(&bank, &format!("order_{number}"), "acct_7").await;
+        }
+        let to_seven = json!({ "method": "POST", "path_prefix": "/v1/payment_intents", "destination": "acct_7" });
+        let hang = json!({ "match": to_seven, "times": 1_000, "fault": { "kind": "hang_before_execute" } });
+        bank.sandbox.fault(hang).await.unwrap();
+        let done = "SELECT CAST(COUNT(*) AS TEXT) FROM job WHERE state = 'completed'";
+        loop {
+            while bank.dispatcher.step().await.unwrap() > 0 {}
+            if bank.texts(done).await == ["99"] {
+                break;
+            }
+            // A job that was laid down says so.
+            bank.shop.node.app.wake.dispatch.notified().await;
+        }
+        // All others were made while its first call was still under way, and it took one place of eight.
+        bank.sandbox.until_hanging(1).await;
+        assert_eq!(bank.requests("POST", "/v1/payment_intents").await.len(), 100);
+    }
+
+    async fn a_charge_is_never_made_while_payments_are_off(db: TestDb) {
+        let bank = Bank::open_with(&db, &[("REMIT_PAYMENTS__ENABLED", "false")]).await;
+        charge(&bank, "order_1").await;
+        bank.dispatch().await;
+        assert!(bank.requests("POST", "/v1/payment_intents").await.is_empty());
+        assert_eq!(bank.texts("SELECT state || ' ' || reason FROM job").await, ["available not_enabled"]);
+    }
+
+    async fn a_charge_moves_along_with_what_the_provider_tells(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        charge(&bank, "order_1").await;
+        bank.dispatch().await;
+        let id = bank.effects("payment_intent.created").await[0]["id"].as_str().unwrap().to_owned();
+        for status in ["requires_action", "processing", "succeeded"] {
+            let path = format!("payment_intents/{id}");
+            bank.sandbox.control("POST", &path, json!({ "status": status })).await.unwrap();
+            bank.tell().await;
+            assert_eq!(bank.texts("SELECT state FROM charge").await, [status]);
+        }
+        // The transfer of a destination charge is neither a payout of ours nor an orphan.
+        assert!(bank.findings().await.is_empty());
+    }
+
+    async fn a_charge_that_is_told_by_an_event_alone_is_adopted(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        charge(&bank, "order_1").await;
+        let lost = json!({ "match": { "method": "POST", "path_prefix": "/v1/payment_intents" },
+            "times": 1, "fault": { "kind": "execute_then_500" } });
+        bank.sandbox.fault(lost).await.unwrap();
+        bank.dispatch().await;
+        bank.tell().await;
+        assert_eq!(bank.texts("SELECT state FROM charge").await, ["requires_payment_method"]);
+        assert_eq!(bank.texts("SELECT state FROM job").await, ["completed"]);
+        bank.advance(3_600).await;
+        assert_eq!(bank.dispatch().await, 0);
+        assert_eq!(bank.requests("POST", "/v1/payment_intents").await.len(), 1);
     }
 }

@@ -86,6 +86,7 @@ on_each_engine! {
             "state_fits_amounts",
             "held_balance_is_sum_of_commissions",
             "merged_sale_is_empty",
+            "earned_is_accounted_for",
         ]);
         assert!(found.iter().all(|finding| finding.severity == "critical"));
         let mut conn = db.db.read().await.unwrap();

@@ -2,8 +2,8 @@
 //! moved back from a payout.
 
 use remit::{
-    app::decide::DecideError,
-    domain::{commission::DecisionKind, time::Timestamp},
+    app::{decide::DecideError, keys::Principal, settle},
+    domain::{commission::DecisionKind, ids::ProgramId, time::Timestamp},
     store::{Db, Sql},
 };
 use serde_json::{Value, json};
@@ -268,30 +268,28 @@ on_each_engine! {
 }
 
 /// A shop with one sale `ch_x` of 1000 whose commission a payout has claimed: attributed by the second
-/// of the configured keys.
+/// of the configured keys. What becomes of the payout is told by the state of the commission.
 async fn paid_out_shop(db: &TestDb, state: &str) -> Shop {
-    const COMMISSION: &str = "UPDATE commission SET claimed = TRUE, state = $1";
-    const RUN: &str = "INSERT INTO payout_run (id, program_id, started_by, as_of_us, actor, state,
-            last_enrollment, created_at_us)
-        SELECT 'run_test', MIN(program_id), 'request', 0, 'test', 'running', '', 0 FROM commission";
-    const PAYOUT: &str =
-        "INSERT INTO payout (id, run_id, program_id, enrollment_id, organization_id, currency,
-            due_minor, fee_minor, send_minor, state, provider, livemode, destination, on_transfer_reversed,
-            reversed_minor, returned_minor, revision, created_at_us)
-        SELECT 'po_test', 'run_test', program_id, enrollment_id, 'org_default', 'usd', 200, 0, 200, 'pending',
-            'stripe', FALSE, 'acct_test', 'clawback', 0, 0, 1, 0
-        FROM commission LIMIT 1";
-    let shop = Shop::open(&db.db, 16).await;
+    const ACCOUNT: &str = "INSERT INTO payout_account (organization_id, provider, account_id, created_at_us)
+        VALUES ($1, 'stripe', 'acct_ada', 0)";
+    let node = Node::with_settings(db.db.clone(), 16, &[("REMIT_PAYOUTS__LIVE", "true")]);
+    let shop = Shop::open_on(node, &db.db, "shop", &json!({})).await;
     let mut sale = charge("x", 1_000, None);
     sale["data"]["object"]["metadata"] = json!({ "affiliate_code": "ada" });
     shop.tell_and_process(&[sale]).await;
     shop.pass_grace().await;
     shop.assert_standing("ch_x", "payable", [200, 0, 0, 200]).await;
+    change(&db.db, "UPDATE program SET min_payout = '{\"usd\":0}'").await;
     let mut tx = db.db.begin().await.unwrap();
-    tx.q(COMMISSION).bind(state).exec().await.unwrap();
-    tx.q(RUN).exec().await.unwrap();
-    tx.q(PAYOUT).exec().await.unwrap();
-    tx.q("UPDATE lot SET payout_id = 'po_test'").exec().await.unwrap();
+    tx.q(ACCOUNT).bind(shop.owner.id("org_", "ada")).exec().await.unwrap();
     tx.commit().await.unwrap();
+    let program = ProgramId::parse(&shop.owner.id("prog_", "fifth")).unwrap();
+    let request = settle::Request { program, as_of: None, key: None };
+    let settlement = settle::run(&shop.node.app, &Principal::console(), &request).await.unwrap();
+    assert_eq!(settlement.payouts.len(), 1);
+    if state == "paid" {
+        change(&db.db, "UPDATE commission SET state = 'paid'").await;
+    }
+    shop.assert_standing("ch_x", state, [200, 0, 0, 200]).await;
     shop
 }

@@ -10,12 +10,18 @@ mod dispatching;
 mod doctor;
 mod layering;
 mod ledger_rules;
+mod operators;
 mod paying;
+mod payouts_api;
 mod processing;
 mod receiving;
 mod refold;
+mod restoring;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;
+mod settlement_runs;
+mod settling;
 mod store_contract;
+#[expect(dead_code, reason = "the kill tests use the rest")]
 mod support;

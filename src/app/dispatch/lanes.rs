@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::time::Timestamp;
+use crate::domain::{job::RETRY_AFTER_MAX_S, time::Timestamp};
 
 /// Calls in a row without a whole answer after which a destination is left alone for a while.
 const FAILURES_MAX: u32 = 3;
@@ -54,6 +54,8 @@ pub(super) struct Lanes {
     busy: BTreeSet<String>,
     circuits: BTreeMap<String, Circuit>,
     provider_closed_until: Option<Timestamp>,
+    /// Our key was refused; until it is accepted again one call at a time tries.
+    key_refused: bool,
     bucket: Bucket,
 }
 
@@ -65,6 +67,7 @@ impl Lanes {
             busy: BTreeSet::new(),
             circuits: BTreeMap::new(),
             provider_closed_until: None,
+            key_refused: false,
             bucket: Bucket::new(per_second),
         }
     }
@@ -74,7 +77,8 @@ impl Lanes {
         if self.provider_closed_until.is_some_and(|until| now < until) {
             return 0;
         }
-        self.places.saturating_sub(self.busy.len())
+        let places = if self.key_refused { 1 } else { self.places };
+        places.saturating_sub(self.busy.len())
     }
 
     /// The destinations that must not be taken now.
@@ -101,6 +105,7 @@ impl Lanes {
     pub fn learn(&mut self, lane: &str, lesson: Lesson, now: Timestamp) {
         match lesson {
             Lesson::Answered => {
+                self.key_refused = false;
                 self.circuits.remove(lane);
             }
             Lesson::Failed => {
@@ -113,9 +118,13 @@ impl Lanes {
                 }
             }
             Lesson::RateLimited { retry_after_s } => {
-                self.close_provider(now.plus_secs(retry_after_s.unwrap_or(RATE_LIMITED_BREAK_S)));
+                let asked_s = retry_after_s.unwrap_or(RATE_LIMITED_BREAK_S).clamp(0, RETRY_AFTER_MAX_S);
+                self.close_provider(now.plus_secs(asked_s));
             }
-            Lesson::Unauthorized => self.close_provider(now.plus_secs(UNAUTHORIZED_BREAK_S)),
+            Lesson::Unauthorized => {
+                self.key_refused = true;
+                self.close_provider(now.plus_secs(UNAUTHORIZED_BREAK_S));
+            }
         }
     }
 
@@ -201,7 +210,15 @@ mod tests {
         assert_eq!((lanes.free(at(7)), lanes.free(at(8))), (0, 2));
         lanes.learn("acct_1", Lesson::Unauthorized, at(10));
         lanes.learn("acct_2", Lesson::RateLimited { retry_after_s: None }, at(10));
-        assert_eq!((lanes.free(at(309)), lanes.free(at(310))), (0, 2), "the longer break stands");
+        assert_eq!(
+            (lanes.free(at(309)), lanes.free(at(310))),
+            (0, 1),
+            "the longer break stands, then one tries"
+        );
+        lanes.learn("acct_1", Lesson::Answered, at(310));
+        assert_eq!(lanes.free(at(310)), 2);
+        lanes.learn("acct_1", Lesson::RateLimited { retry_after_s: Some(i64::MAX) }, at(310));
+        assert_eq!(lanes.free(at(310 + RETRY_AFTER_MAX_S)), 2, "no answer closes the provider for longer");
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod lanes;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
@@ -26,6 +26,7 @@ use super::{
     payouts::{self, Ending, MoveError, Reach, Scene},
 };
 use crate::{
+    config::Config,
     domain::{
         fact::Fact,
         intent::{Found, IntentState, Next, Outcome, Verdict, Waiting},
@@ -51,6 +52,9 @@ const CONFLICTS_MAX: u32 = 8;
 
 /// How long a job is laid down that must not be sent for a reason of ours, seconds.
 const STOPPED_S: i64 = 60;
+
+/// How long a job is laid down that cannot be worked on, seconds.
+const FAILED_S: i64 = 3_600;
 
 /// Pages of a look-up at most; a list that is longer was not read to the end.
 const PAGES_MAX: usize = 200;
@@ -91,6 +95,12 @@ enum Looked {
     Unreadable,
 }
 
+/// How long a job is held: long enough for a look-up of several pages, the account and the call, and always
+/// longer than one call.
+pub(super) fn lease(config: &Config) -> Duration {
+    config.stripe.timeout * 3 + Duration::from_secs(5)
+}
+
 impl Dispatcher {
     /// `transport` is none where no key is configured: then nothing is called, and what is due waits.
     /// `tasks` tracks the calls under way, so that a stop can wait for them; once `stop` is cancelled none
@@ -106,10 +116,8 @@ impl Dispatcher {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long one call may take, and how long a job is held: long enough for a look-up of several pages,
-    /// the account and the call, and always longer than one call.
     fn lease(&self) -> Duration {
-        self.app.config.stripe.timeout * 3 + Duration::from_secs(5)
+        lease(&self.app.config)
     }
 
     /// Takes due jobs, as many as there are places, and starts work on each. Returns how many.
@@ -181,17 +189,55 @@ impl Dispatcher {
             job.epoch = lease.epoch
         );
         let place = Place { dispatcher: self, lane: &lease.lane };
-        let worked = self.work(&lease).instrument(span.clone()).await;
+        let worked = self.work_through_conflicts(&lease).instrument(span.clone()).await;
         drop(place);
         self.app.wake.dispatch.notify_one();
         let Err(failure) = worked else { return };
-        let _entered = span.enter();
         if failure.is_passing() {
             // The lease ends by itself. An attempt that was written down stays a doubt until then.
+            let _entered = span.enter();
             warn!(reason = %failure, "the job was interrupted and is taken up again when its lease ends");
         } else {
-            error!(reason = %failure, "the job cannot be worked on; it is taken up again when its lease ends");
+            error!(parent: &span, reason = %failure, "the job cannot be worked on and is tried again later");
+            if let Err(error) = self.report_failure(&lease, &failure).instrument(span).await {
+                warn!(%error, "the failure could not be written down");
+            }
         }
+    }
+
+    /// Works on a job, again and again while others are in the way: each time begins with what is stored, so
+    /// that an attempt of which the answer was not kept is a doubt like any other.
+    async fn work_through_conflicts(&self, lease: &Lease) -> Result<(), MoveError> {
+        let mut conflicts = 0;
+        loop {
+            match self.work(lease).await {
+                Err(MoveError::Store(error)) if error.is_retryable() && conflicts < CONFLICTS_MAX => {
+                    conflicts += 1;
+                    tokio::task::yield_now().await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// A job that fails for a reason that does not pass is shown, and does not come back at once.
+    async fn report_failure(&self, lease: &Lease, failure: &MoveError) -> Result<(), StoreError> {
+        let now = self.app.now();
+        let finding = NewFinding {
+            kind: "job_failed".to_owned(),
+            severity: Severity::Critical,
+            object: lease.job_id.to_string(),
+            detail: format!("this job cannot be worked on: {failure}; it is tried again every hour"),
+        };
+        let parting = Parting {
+            state: JobState::Retryable,
+            reason: Some("failed"),
+            next_attempt_at: Some(now.plus_secs(FAILED_S)),
+        };
+        let mut tx = self.app.db.begin().await?;
+        findings::raise(&mut tx, &[finding], now).await?;
+        jobs::part(&mut tx, lease, parting, now).await?;
+        tx.commit().await
     }
 
     async fn work(&self, lease: &Lease) -> Result<(), MoveError> {
@@ -208,6 +254,12 @@ impl Dispatcher {
                 next => next,
             };
             let went = match next {
+                Next::Send if stored.advised_against && stored.intent.is_in_doubt() => {
+                    match self.look_up(lease, &stored).await? {
+                        Looked::Settled => Went::Over,
+                        Looked::Nothing | Looked::Unreadable => self.again(lease, None).await?,
+                    }
+                }
                 Next::Send => self.send(lease, &stored).await?,
                 Next::LookUp { or_send } => match self.look_up(lease, &stored).await? {
                     Looked::Settled => Went::Over,
@@ -215,6 +267,9 @@ impl Dispatcher {
                     Looked::Unreadable if or_send => {
                         could_not_look_up = true;
                         Went::On
+                    }
+                    Looked::Unreadable if stored.intent.state == IntentState::Unknown => {
+                        self.look_again_later(lease, &stored).await?
                     }
                     Looked::Unreadable => self.again(lease, None).await?,
                 },
@@ -238,6 +293,12 @@ impl Dispatcher {
         jobs::part(&mut tx, lease, parting, self.app.now()).await?;
         tx.commit().await?;
         Ok(Went::Over)
+    }
+
+    /// Lays down a job of which the intent is set apart.
+    async fn look_again_later(&self, lease: &Lease, stored: &StoredIntent) -> Result<Went, MoveError> {
+        let next_attempt_at = payouts::next_look_up(stored, self.app.now());
+        self.lay_down(lease, Parting { state: JobState::Unknown, reason: None, next_attempt_at }).await
     }
 
     /// Lays a job down to be tried again after the delay of its attempts, or after what the provider asked
@@ -321,7 +382,7 @@ impl Dispatcher {
             body: stored.body.clone(),
             idempotency_key: Some(stored.key.clone()),
         };
-        let reply = self.call("send", stored, &request).await;
+        let reply = self.call("send", stored, &request, self.send_by(lease, stored)).await;
         let answer = provider.answer(&payouts::order(stored, stored.intent.generation), &reply);
         self.learn(lease, &reply, answer.verdict);
         self.judge(lease, number, &reply, &answer).await
@@ -336,6 +397,9 @@ impl Dispatcher {
         if !gate_open {
             return Ok(Some("not_enabled"));
         }
+        if stored.livemode != self.app.config.livemode {
+            return Ok(Some("wrong_mode"));
+        }
         if self.transport.is_none() {
             return Ok(Some("no_provider_key"));
         }
@@ -349,8 +413,8 @@ impl Dispatcher {
         self.lay_down(lease, Parting { state, reason: Some(reason), next_attempt_at }).await
     }
 
-    /// Whether the receiving account can take money, as far as that was told. One of which nothing was ever
-    /// told is read from the provider once; when it does not say either, the call itself will.
+    /// Whether the receiving account can take money. One that was not told to be able to is read from the
+    /// provider: an event about it may never have come. When nobody says, the call itself will.
     async fn account_is_ready(
         &self,
         lease: &Lease,
@@ -358,22 +422,26 @@ impl Dispatcher {
     ) -> Result<Option<bool>, MoveError> {
         let scope = payouts::own_scope(&stored.provider, stored.livemode);
         let charges = matches!(stored.purpose, Purpose::Charge { .. });
-        {
+        let told = {
             let mut conn = self.app.db.read().await?;
             let told =
                 transfers::account_is_ready(&mut conn, &scope.realm, &stored.destination, charges).await?;
-            if told.is_some() {
+            if told == Some(true) {
                 return Ok(told);
             }
-        }
+            told
+        };
         self.token().await;
         let provider = payouts::provider_of(stored)?;
-        let reply = self.call("account", stored, &provider.account(&stored.destination)).await;
+        let request = provider.account(&stored.destination);
+        let reply = self.call("account", stored, &request, lease.until).await;
+        self.learn_of_reading(lease, &reply);
         // What an event tells of the same moment is newer than what was read here.
         let read_at = Timestamp::from_secs(self.app.now().as_secs() - 1);
-        let Some(account) = provider.account_state(&reply, read_at) else {
+        let account = provider.account_state(&reply, read_at);
+        let Some(account) = account.filter(|account| account.account_id == stored.destination) else {
             debug!(lane = lease.lane, "the provider does not show the receiving account");
-            return Ok(None);
+            return Ok(told);
         };
         let ready = if charges { account.charges_enabled } else { account.can_be_paid() };
         let mut tx = self.app.db.begin().await?;
@@ -406,15 +474,18 @@ impl Dispatcher {
         stored: &StoredIntent,
         call: Call,
     ) -> Result<Option<i64>, MoveError> {
-        let now = self.app.now();
-        let needed_until = now.plus_micros(micros(self.app.config.stripe.timeout));
         let generation = stored.intent.generation;
         let mut tx = self.app.db.begin().await?;
         let Some(mut scene) = payouts::lock(&mut tx, &lease.intent_id, Reach::Intent).await? else {
             return Ok(None);
         };
+        // Read behind the locks: waiting for them may have taken as long as the lease.
+        let now = self.app.now();
+        let needed_until = now.plus_micros(micros(self.app.config.stripe.timeout));
         // Between the decision and the lock somebody may have settled it, or a stop may have come.
-        let still = scene.stored.intent == stored.intent
+        let still = !self.stop.is_cancelled()
+            && scene.stored.intent == stored.intent
+            && scene.stored.intent.window_ends().is_none_or(|end| call == Call::LookUp || now < end)
             && (call == Call::LookUp || jobs::stopped_by(&mut tx, &stored.intent.id).await?.is_none());
         if !still {
             return Ok(None);
@@ -454,6 +525,14 @@ impl Dispatcher {
                 Err(MoveError::Store(error)) if error.is_retryable() && conflicts < CONFLICTS_MAX => {
                     conflicts += 1;
                     tokio::task::yield_now().await;
+                }
+                Err(failure) if !failure.is_passing() => {
+                    // What it means cannot be booked; what was heard is kept all the same.
+                    let (kept, now) = (kept(reply, answer), self.app.now());
+                    let mut tx = self.app.db.begin().await?;
+                    jobs::keep_answer(&mut tx, &lease.intent_id, number, answer.verdict, &kept, now).await?;
+                    tx.commit().await?;
+                    return Err(failure);
                 }
                 result => return result,
             }
@@ -508,7 +587,10 @@ impl Dispatcher {
                     .await?;
             }
             Outcome::Quarantined(why) => payouts::quarantine(&mut tx, &mut scene, why, now).await?,
-            Outcome::Noted => {}
+            Outcome::Noted => {
+                let shown = answer.object.as_slice();
+                payouts::note_unexpected(&mut tx, &scene.stored, shown, now).await?;
+            }
         }
         note_key_trouble(&mut tx, &scene.stored.provider, answer.verdict, now).await?;
         failpoint::reach(Failpoint::JudgeBeforeCommit);
@@ -520,7 +602,8 @@ impl Dispatcher {
 
     /// Asks the provider whether it knows the intent, to the end of its list, and does what that means.
     async fn look_up(&self, lease: &Lease, stored: &StoredIntent) -> Result<Looked, MoveError> {
-        if self.transport.is_none() {
+        let other_mode = stored.livemode != self.app.config.livemode;
+        if self.transport.is_none() || other_mode || self.stop.is_cancelled() {
             return Ok(Looked::Unreadable);
         }
         self.token().await;
@@ -560,7 +643,7 @@ impl Dispatcher {
                 let parting = Parting {
                     state: JobState::Unknown,
                     reason: None,
-                    next_attempt_at: payouts::next_look_up(&scene.stored.intent, now),
+                    next_attempt_at: payouts::next_look_up(&scene.stored, now),
                 };
                 jobs::part(&mut tx, lease, parting, now).await?;
                 Looked::Settled
@@ -571,7 +654,12 @@ impl Dispatcher {
                 Looked::Unreadable
             }
             // Settled by somebody else meanwhile: the next look at the intent sees that.
-            Outcome::Again | Outcome::Wait(_) | Outcome::Failed | Outcome::Noted => Looked::Nothing,
+            Outcome::Noted => {
+                let shown = found.as_deref().unwrap_or_default();
+                payouts::note_unexpected(&mut tx, &scene.stored, shown, now).await?;
+                Looked::Nothing
+            }
+            Outcome::Again | Outcome::Wait(_) | Outcome::Failed => Looked::Nothing,
         };
         failpoint::reach(Failpoint::JudgeBeforeCommit);
         tx.commit().await?;
@@ -593,10 +681,9 @@ impl Dispatcher {
                 return Ok(None);
             }
             let request = provider.look_up(&order, since, cursor.as_deref());
-            let reply = self.call("look_up", stored, &request).await;
+            let reply = self.call("look_up", stored, &request, lease.until).await;
             let page = provider.page(&order, &reply);
-            let verdict = if page.is_ok() { Verdict::Executed } else { Verdict::Ambiguous };
-            self.learn(lease, &reply, verdict);
+            self.learn_of_reading(lease, &reply);
             let Ok(page) = page else { return Ok(None) };
             objects.extend(page.objects.into_iter().map(|object| (object.id.clone(), object)));
             cursor = page.next;
@@ -608,11 +695,29 @@ impl Dispatcher {
         Ok(None)
     }
 
-    /// Makes a call, with no transaction open.
-    async fn call(&self, op: &'static str, stored: &StoredIntent, request: &ApiRequest) -> Reply {
+    /// Until when a call that may move money may begin: while the lease lasts long enough for it and the
+    /// window of its key is open. A process that was stopped in between must not send when it wakes; what
+    /// was written down may have been closed by others (F-P-15, F-T-03).
+    fn send_by(&self, lease: &Lease, stored: &StoredIntent) -> Timestamp {
+        let by_lease = lease.until.plus_micros(-micros(self.app.config.stripe.timeout));
+        stored.intent.window_ends().map_or(by_lease, |end| end.min(by_lease))
+    }
+
+    /// Makes a call, with no transaction open, if it can begin before `begin_by`.
+    async fn call(
+        &self,
+        op: &'static str,
+        stored: &StoredIntent,
+        request: &ApiRequest,
+        begin_by: Timestamp,
+    ) -> Reply {
         let Some(transport) = &self.transport else { return Reply::NotSent };
         failpoint::reach(Failpoint::CallBefore);
-        let started = Instant::now();
+        if self.stop.is_cancelled() || self.app.now() > begin_by {
+            warn!(op, "a call came too late and was not made");
+            return Reply::NotSent;
+        }
+        let started = tokio::time::Instant::now();
         let reply = transport.call(request, &stored.api_version, self.app.config.stripe.timeout).await;
         failpoint::reach(Failpoint::CallAfter);
         let outcome = match &reply {
@@ -629,6 +734,16 @@ impl Dispatcher {
             "outcome" => outcome)
         .record(started.elapsed().as_secs_f64());
         reply
+    }
+
+    /// What reading from the provider taught. A key that may not read is no reason to stop sending.
+    fn learn_of_reading(&self, lease: &Lease, reply: &Reply) {
+        let verdict = match reply {
+            Reply::Answered(response) if response.status == 401 => Verdict::Unauthorized,
+            Reply::Answered(_) | Reply::Lost => Verdict::Ambiguous,
+            Reply::NotSent => Verdict::NotSent,
+        };
+        self.learn(lease, reply, verdict);
     }
 
     fn learn(&self, lease: &Lease, reply: &Reply, verdict: Verdict) {
@@ -698,15 +813,13 @@ async fn note_key_trouble(
             };
             findings::raise(tx, &[finding], now).await
         }
-        Verdict::Executed => findings::resolve_others(tx, &[provider], &[KIND], &[], now).await,
-        Verdict::NotSent
-        | Verdict::TurnedAway
+        Verdict::Executed
         | Verdict::InsufficientFunds
         | Verdict::AccountNotReady
         | Verdict::Refused
-        | Verdict::Ambiguous
         | Verdict::KeyMisused
-        | Verdict::Contradiction => Ok(()),
+        | Verdict::Contradiction => findings::resolve_others(tx, &[provider], &[KIND], &[], now).await,
+        Verdict::NotSent | Verdict::TurnedAway | Verdict::Ambiguous => Ok(()),
     }
 }
 

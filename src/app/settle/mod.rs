@@ -33,7 +33,7 @@ use crate::{
         book::Realm,
         ids::{EnrollmentId, IntentId, ProgramId, RunId},
         ledger::{Cause, Entry, LedgerError},
-        money::{Money, MoneyError},
+        money::{self, Currency, Money, MoneyError},
         payout::{Payout, PayoutState},
         time::Timestamp,
     },
@@ -44,7 +44,7 @@ use crate::{
         jobs::{self, NewIntent, Purpose},
         ledger::{self, Posting},
         programs, sales,
-        settlement::{self, Batch, Began, NewPayout, Reach, Run},
+        settlement::{self, Batch, Began, NewPayout, OpenLot, Reach, Run},
         transfers,
     },
 };
@@ -86,6 +86,9 @@ pub enum SettleError {
     /// There is no such run, or not its program.
     #[error("there is no such settlement run")]
     NoRun,
+    /// A debt came up between looking and reserving.
+    #[error("what is owed changed while it was being settled")]
+    Overtaken,
     /// This program cannot send money through the provider.
     #[error("nothing can be sent to the provider `{0}`")]
     UnknownProvider(&'static str),
@@ -102,7 +105,7 @@ impl SettleError {
     /// revision that somebody else has taken is read anew.
     fn is_conflict(&self) -> bool {
         match self {
-            Self::Store(StoreError::RowsAffected { .. }) => true,
+            Self::Store(StoreError::RowsAffected { .. }) | Self::Overtaken => true,
             Self::Store(error) => error.is_retryable() || error.is_unique_violation(),
             Self::Ledger(_) | Self::NoRun | Self::UnknownProvider(_) => false,
         }
@@ -114,6 +117,10 @@ impl From<SettleError> for Refusal {
         match error {
             SettleError::Store(error) => Self::Store(error),
             SettleError::NoRun => Self::NotFound,
+            SettleError::Overtaken => Self::unavailable(
+                "SETTLEMENT_BUSY",
+                "what is owed keeps changing while it is being settled; send the same request again",
+            ),
             SettleError::Ledger(_) | SettleError::UnknownProvider(_) => {
                 Self::conflict("NOT_COMPUTABLE", error.to_string())
             }
@@ -181,7 +188,12 @@ pub async fn plan(
     let mut conn = app.db.read().await?;
     let details = program_rules::visible(&mut conn, by, program).await?;
     let rules = Rules::of(&details);
-    let reach = Reach { program_id: program, currency: None, as_of: self::as_of(as_of, app.now())? };
+    let reach = Reach {
+        program_id: program,
+        currency: None,
+        as_of: self::as_of(as_of, app.now())?,
+        livemode: app.config.livemode,
+    };
     let mut settlement = Settlement { run_id: None, payouts: Vec::new(), skipped: Vec::new() };
     let mut after = None;
     loop {
@@ -283,10 +295,16 @@ async fn settle_chunk(app: &App, run: &RunId) -> Result<Progress, SettleError> {
     }
     let program = programs::find(&mut tx, &run.program_id).await?.ok_or(SettleError::NoRun)?;
     let rules = Rules::of(&program);
-    let reach = Reach { program_id: &run.program_id, currency: run.currency(), as_of: run.as_of };
+    let reach = Reach {
+        program_id: &run.program_id,
+        currency: run.currency(),
+        as_of: run.as_of,
+        livemode: app.config.livemode,
+    };
     let batch = next_batch(app.db.engine(), &mut tx, &reach, run.last_enrollment.as_ref()).await?;
     let known = claim(app, &mut tx, &reach, &batch).await?;
     let Plan { drafts, skipped } = plan::plan(&rules, known)?;
+    let drafted: BTreeSet<EnrollmentId> = drafts.iter().map(|draft| draft.enrollment_id.clone()).collect();
     let last = batch.last.as_ref().filter(|_| batch.has_more);
     settlement::insert_skips(&mut tx, &run.id, &skipped).await?;
     let entries = reserve(app, &mut tx, &run, &rules, drafts, now).await?;
@@ -294,6 +312,7 @@ async fn settle_chunk(app: &App, run: &RunId) -> Result<Progress, SettleError> {
     let causes = BTreeSet::from([Cause::Run(run.id.to_string())]);
     let postings: Vec<Posting<'_>> = entries.iter().map(|entry| Posting { entry, causes: &causes }).collect();
     ledger::post(&mut tx, &postings, &[], now).await?;
+    require_no_debt(&mut tx, &reach, drafted).await?;
     failpoint::reach(Failpoint::SettleBeforeCommit);
     tx.commit().await?;
     failpoint::reach(Failpoint::SettleAfterCommit);
@@ -312,9 +331,37 @@ async fn next_batch(
     settlement::next_batch(conn, reach, after, enrollments_max, lots_max).await
 }
 
-/// Locks the enrollments and the sales behind their open lots, then reads what can be claimed. A lot whose
-/// sale was not open before the locks belongs to a fold that came after; the next settlement takes it.
-async fn claim(app: &App, tx: &mut Tx, reach: &Reach<'_>, batch: &Batch) -> Result<Known, StoreError> {
+/// What is due is what is payable (`rulings.md` 12): whoever is paid must not be left in debt. The entries are
+/// posted, so the payees' balances are locked: what others posted before is seen here, and what they post
+/// later carries forward. The open lots are the payable balance, of this mode.
+///
+/// # Errors
+/// [`SettleError::Overtaken`] when a debt of a sale that was not locked was booked since the lots were read.
+async fn require_no_debt(
+    tx: &mut Tx,
+    reach: &Reach<'_>,
+    payees: BTreeSet<EnrollmentId>,
+) -> Result<(), SettleError> {
+    if payees.is_empty() {
+        return Ok(());
+    }
+    let payees: Vec<EnrollmentId> = payees.into_iter().collect();
+    let everything = Reach { as_of: Timestamp::from_micros(i64::MAX), ..*reach };
+    let mut open: BTreeMap<(EnrollmentId, Currency), i64> = BTreeMap::new();
+    for lot in settlement::list_lots(tx, &everything, &payees).await? {
+        let sum = open.entry((lot.enrollment_id, lot.currency)).or_default();
+        *sum = money::add(*sum, lot.amount)?;
+    }
+    if open.values().any(|sum| *sum < 0) { Err(SettleError::Overtaken) } else { Ok(()) }
+}
+
+/// Locks the enrollments and the sales behind their open lots, then reads what can be claimed. What was earned
+/// from a sale that was not open before the locks belongs to a fold that came after; the next settlement takes
+/// it.
+///
+/// # Errors
+/// [`SettleError::Overtaken`] when such a fold took something back: a debt is never overlooked.
+async fn claim(app: &App, tx: &mut Tx, reach: &Reach<'_>, batch: &Batch) -> Result<Known, SettleError> {
     if batch.with_lots.is_empty() {
         return Ok(Known::default());
     }
@@ -322,7 +369,11 @@ async fn claim(app: &App, tx: &mut Tx, reach: &Reach<'_>, batch: &Batch) -> Resu
     let locked = settlement::list_sales(tx, reach, &batch.with_lots).await?;
     sales::lock(tx, &locked).await?;
     let mut known = know(app, tx, reach, batch).await?;
-    known.lots.retain(|lot| lot.part_of.as_ref().is_none_or(|part| locked.contains(&part.sale_id)));
+    let is_locked = |lot: &OpenLot| lot.part_of.as_ref().is_none_or(|part| locked.contains(&part.sale_id));
+    if known.lots.iter().any(|lot| lot.amount < 0 && !is_locked(lot)) {
+        return Err(SettleError::Overtaken);
+    }
+    known.lots.retain(is_locked);
     Ok(known)
 }
 

@@ -63,7 +63,8 @@ pub async fn step(app: &App) -> Result<usize, StoreError> {
     }
     for run in unfinished {
         match super::step(app, &run).await {
-            Ok(Progress::More | Progress::Completed) => {}
+            // Of one that was overtaken, folds keep booking what it would pay; its next turn finds them done.
+            Ok(Progress::More | Progress::Completed) | Err(SettleError::Overtaken) => {}
             Ok(Progress::Paused) => break,
             Err(SettleError::Store(error)) if error.is_retryable() || error.is_unreachable() => {
                 return Err(error);

@@ -4,6 +4,7 @@
 mod books;
 mod endpoints;
 mod enrollments;
+mod jobs;
 mod keys;
 mod operations;
 mod organizations;
@@ -29,6 +30,7 @@ pub fn router() -> Router<App> {
         .merge(books::router())
         .merge(payouts::router())
         .merge(operations::router())
+        .merge(jobs::router())
 }
 
 /// `{"data": {…}}`.

@@ -29,6 +29,8 @@ pub struct Reach<'a> {
     pub currency: Option<Currency>,
     /// Lots made later are left out, unless they take something back: a debt is never overlooked.
     pub as_of: Timestamp,
+    /// Real money or a test; the other kind is left out.
+    pub livemode: bool,
 }
 
 /// Enrollments whose turn it is.
@@ -109,7 +111,8 @@ pub async fn list_sales(
             JOIN lot l ON l.enrollment_id = k.value->>'id' AND l.payout_id IS NULL
             JOIN commission c ON c.id = l.commission_id
         WHERE ($2 IS NULL OR l.currency = $2) AND (l.created_at_us <= $3 OR l.amount_minor < 0)
-            AND (c.claimed OR c.state = 'payable')";
+            AND (c.claimed OR c.state = 'payable' OR EXISTS (SELECT 1 FROM lot h
+                WHERE h.commission_id = c.id AND h.payout_id IS NOT NULL))";
     let ids: Vec<String> = conn
         .q(SQL)
         .bind(list(enrollments))
@@ -142,7 +145,7 @@ pub struct Part {
     pub commission_id: CommissionId,
     /// Its sale.
     pub sale_id: SaleId,
-    /// Whether a payout holds or has paid another part of it.
+    /// Whether a payout holds, has paid or has netted another part of it.
     pub claimed: bool,
 }
 
@@ -151,19 +154,31 @@ pub struct Part {
 ///
 /// Lots of commissions that are not payable and of which no payout holds a part are left out: they cancel
 /// each other out, since nothing of such a commission is on the payable side. Were they claimed, a
-/// commission that comes back to life would be frozen in a payout that never paid it.
+/// commission that comes back to life would be frozen in a payout that never paid it. Where a payout holds a
+/// part, the open ones need not cancel out: a debt of the commission may have been netted by a payout of
+/// others, so they are owed whatever stops the commission.
+///
+/// Lots of the other mode than the reach's are left out: those of a commission have the mode of its sale,
+/// cash that came back that of its payout.
 pub async fn list_lots(
     conn: &mut Conn,
     reach: &Reach<'_>,
     enrollments: &[EnrollmentId],
 ) -> Result<Vec<OpenLot>, StoreError> {
+    // Served by `lot_unclaimed` and `lot_by_commission`.
     const SQL: &str = "SELECT l.id, l.enrollment_id, l.currency, l.amount_minor, l.commission_id, c.sale_id,
-            c.claimed
+            CASE WHEN c.id IS NULL THEN NULL ELSE c.claimed OR EXISTS (SELECT 1 FROM lot h
+                WHERE h.commission_id = c.id AND h.payout_id IS NOT NULL) END AS claimed,
+            s.realm, p.livemode
         FROM json_each($1) k
             JOIN lot l ON l.enrollment_id = k.value->>'id' AND l.payout_id IS NULL
             LEFT JOIN commission c ON c.id = l.commission_id
+            LEFT JOIN sale s ON s.id = c.sale_id
+            LEFT JOIN entry ON l.commission_id IS NULL AND entry.id = l.entry_id
+            LEFT JOIN payout p ON p.id = entry.payout_id
         WHERE ($2 IS NULL OR l.currency = $2) AND (l.created_at_us <= $3 OR l.amount_minor < 0)
-            AND (c.id IS NULL OR c.claimed OR c.state = 'payable')
+            AND (c.id IS NULL OR c.claimed OR c.state = 'payable' OR EXISTS (SELECT 1 FROM lot h
+                WHERE h.commission_id = c.id AND h.payout_id IS NOT NULL))
         ORDER BY l.enrollment_id, l.currency, l.id";
     #[derive(FromRow)]
     struct Row {
@@ -174,6 +189,16 @@ pub async fn list_lots(
         commission_id: Option<String>,
         sale_id: Option<String>,
         claimed: Option<bool>,
+        realm: Option<String>,
+        livemode: Option<bool>,
+    }
+
+    impl Row {
+        /// The second part of a realm is the mode, such as `stripe/test/acct_1`.
+        fn is_live(&self) -> bool {
+            let of_sale = self.realm.as_ref().map(|realm| realm.split('/').nth(1) == Some("live"));
+            of_sale.or(self.livemode).unwrap_or(false)
+        }
     }
     let rows: Vec<Row> = conn
         .q(SQL)
@@ -183,6 +208,7 @@ pub async fn list_lots(
         .all()
         .await?;
     rows.into_iter()
+        .filter(|row| row.is_live() == reach.livemode)
         .map(|row| {
             let at = At { table: "lot", id: &row.id };
             let part_of = match (&row.commission_id, &row.sale_id, row.claimed) {

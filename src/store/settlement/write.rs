@@ -36,8 +36,9 @@ pub struct NewPayout {
     pub lots: Vec<OpenLot>,
 }
 
-/// Stores payouts with their items, and claims what they are made of: the lots, and the commissions behind
-/// them, of which those that were payable are in a payout from now on. The caller holds the sales locked.
+/// Stores payouts with their items, and claims what they are made of: the lots, and the commissions of which
+/// they pay something, which were payable and are in a payout from now on. A commission of which a payout takes
+/// only what it owes, or that is stopped, stays as it is. The caller holds the sales locked.
 ///
 /// # Errors
 /// [`StoreError::RowsAffected`] when one of the lots was claimed meanwhile; nothing may be kept then.
@@ -59,9 +60,8 @@ pub async fn insert_payouts(
         FROM json_each($1)";
     const ITEMS: &str = "INSERT INTO payout_item (payout_id, lot_id, commission_id, amount_minor)
         SELECT value->>'p', value->>'l', value->>'c', CAST(value->>'amount' AS BIGINT) FROM json_each($1)";
-    const COMMISSIONS: &str = "UPDATE commission SET claimed = TRUE,
-            state = CASE WHEN state = 'payable' THEN 'in_payout' ELSE state END
-        WHERE id IN (SELECT value->>'id' FROM json_each($1))";
+    const COMMISSIONS: &str = "UPDATE commission SET claimed = TRUE, state = 'in_payout'
+        WHERE id IN (SELECT value->>'id' FROM json_each($1)) AND state = 'payable'";
     const LOTS: &str = "UPDATE lot SET payout_id = k.p
         FROM (SELECT value->>'l' AS l, value->>'p' AS p FROM json_each($1)) AS k
         WHERE lot.id = k.l AND lot.payout_id IS NULL";
@@ -84,7 +84,7 @@ pub async fn insert_payouts(
     for new in new {
         for lot in &new.lots {
             let commission = lot.part_of.as_ref().map(|part| &part.commission_id);
-            commissions.extend(commission);
+            commissions.extend(commission.filter(|_| lot.amount > 0));
             items.push(json!({ "p": new.payout.id, "l": lot.id, "c": commission, "amount": lot.amount }));
         }
     }
@@ -92,7 +92,7 @@ pub async fn insert_payouts(
     let items = json_list(items);
     tx.q(ITEMS).bind(&*items).exec().await?;
     let list = id_list(commissions.iter().map(|id| id.as_str()));
-    expect(commissions.len() as u64, tx.q(COMMISSIONS).bind(list).exec().await?)?;
+    tx.q(COMMISSIONS).bind(list).exec().await?;
     expect(lots, tx.q(LOTS).bind(&*items).exec().await?)
 }
 

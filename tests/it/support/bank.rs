@@ -7,17 +7,22 @@ use remit::{
     app::{Refusal, dispatch::Dispatcher, keys::Principal, payouts, settle},
     domain::ids::{PayoutId, ProgramId},
     sandbox::{Delivery, Options, Running, Sandbox},
-    store::Db,
     transport::Transport,
 };
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    TestDb,
+    auditor::Audit,
     node::Node,
     program::Owner,
     shop::{self, PAID_AT_S, Shop},
 };
+
+/// Where the sandbox writes down what it did.
+const JOURNAL: &str = "sandbox.ndjson";
 
 /// The platform's key at the sandbox.
 const KEY: &str = "sk_test_bank";
@@ -31,30 +36,35 @@ pub struct Bank {
     /// Makes the calls.
     pub dispatcher: Dispatcher,
     told: Mutex<BTreeSet<String>>,
+    url: String,
+    home: TempDir,
 }
 
 impl Bank {
     /// A shop of which ada and bob have accounts at the provider, `acct_ada` and `acct_bob`.
-    pub async fn open(db: &Db) -> Self {
+    pub async fn open(db: &TestDb) -> Self {
         Self::open_with(db, &[]).await
     }
 
     /// The same with further settings.
-    pub async fn open_with(db: &Db, settings: &[(&str, &str)]) -> Self {
+    pub async fn open_with(db: &TestDb, settings: &[(&str, &str)]) -> Self {
         Self::build(db, "shop", settings).await
     }
 
     /// One of several shops in one database, each with a provider of its own.
-    pub async fn open_named(db: &Db, name: &str) -> Self {
+    pub async fn open_named(db: &TestDb, name: &str) -> Self {
         Self::build(db, name, &[]).await
     }
 
-    async fn build(db: &Db, name: &str, settings: &[(&str, &str)]) -> Self {
+    async fn build(test_db: &TestDb, name: &str, settings: &[(&str, &str)]) -> Self {
+        let db = &test_db.db;
+        let home = tempfile::tempdir().unwrap();
         let options = Options {
             delivery: Delivery::OnFlush,
             frozen: true,
             start_us: Some(PAID_AT_S * 1_000_000),
             secret_keys: vec![KEY.to_owned()],
+            journal: Some(home.path().join(JOURNAL)),
             ..Options::default()
         };
         let sandbox = Sandbox::start(options).await.unwrap();
@@ -69,6 +79,7 @@ impl Bank {
             ("REMIT_PAYOUTS__LIVE", "true"),
             ("REMIT_PAYMENTS__ENABLED", "true"),
         ];
+        all.retain(|(name, _)| settings.iter().all(|(other, _)| other != name));
         all.extend_from_slice(settings);
         let node = Node::with_settings(db.clone(), 16, &all);
         let dispatcher = Self::dispatcher_of(&node);
@@ -85,13 +96,21 @@ impl Bank {
                 .unwrap();
         }
         tx.commit().await.unwrap();
-        Self { shop, sandbox, dispatcher, told: Mutex::default() }
+        Self { shop, sandbox, dispatcher, told: Mutex::default(), url: test_db.url().to_owned(), home }
     }
 
     /// A dispatcher of its own for a node, as another process would have.
     pub fn dispatcher_of(node: &Node) -> Dispatcher {
         let transport = Transport::new(&node.app.config.stripe).unwrap();
         Dispatcher::new(node.app.clone(), transport, TaskTracker::new(), CancellationToken::new())
+    }
+
+    /// A dispatcher of a node that is stopping.
+    pub fn stopped_dispatcher(&self) -> Dispatcher {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let transport = Transport::new(&self.shop.node.app.config.stripe).unwrap();
+        Dispatcher::new(self.shop.node.app.clone(), transport, TaskTracker::new(), stop)
     }
 
     /// Lets time pass here and at the provider.
@@ -301,6 +320,18 @@ impl Bank {
             }
         }
         bodies
+    }
+
+    /// Lets the independent auditor compare the database with what the provider did.
+    pub async fn audit(&self) {
+        self.shop.node.process_all().await;
+        let journal = self.home.path().join(JOURNAL);
+        let (url, now) = (self.url.clone(), self.shop.node.app.now());
+        // It runs another program, which waits for no runtime of ours.
+        let audited = tokio::task::spawn_blocking(move || {
+            Audit { url: &url, sandbox: Some(&journal), traffic: None, now }.assert_clean();
+        });
+        audited.await.unwrap();
     }
 
     /// The open findings' kinds, sorted.

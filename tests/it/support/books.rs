@@ -65,6 +65,71 @@ const RULES: &[(&str, &str)] = &[
          WHERE c.revision <> COALESCE(e.entries, 0) OR c.revision <> COALESCE(e.last, 0)",
     ),
     (
+        "a lot is in one payout that was not given up at most, and says in which",
+        "SELECT l.id FROM lot l LEFT JOIN (
+             SELECT i.lot_id, COUNT(*) AS payouts, MIN(i.payout_id) AS payout_id FROM payout_item i
+                 JOIN payout p ON p.id = i.payout_id AND p.state NOT IN ('failed', 'canceled')
+             GROUP BY i.lot_id) h
+         ON h.lot_id = l.id
+         WHERE COALESCE(h.payouts, 0) > 1 OR COALESCE(h.payout_id, '-') <> COALESCE(l.payout_id, '-')",
+    ),
+    (
+        "a payout is the sum of its items, the fee and what is sent",
+        "SELECT p.id FROM payout p LEFT JOIN (
+             SELECT payout_id, SUM(amount_minor) AS amount FROM payout_item GROUP BY payout_id) i
+         ON i.payout_id = p.id
+         WHERE p.due_minor <> COALESCE(i.amount, 0) OR p.due_minor <> p.fee_minor + p.send_minor",
+    ),
+    (
+        "an item is as much as its lot",
+        "SELECT i.lot_id FROM payout_item i LEFT JOIN lot l ON l.id = i.lot_id
+         WHERE l.id IS NULL OR l.amount_minor <> i.amount_minor OR l.commission_id <> i.commission_id",
+    ),
+    (
+        "what is in transit is what the payouts under way reserved",
+        "SELECT e.id || ' ' || c.currency FROM enrollment e CROSS JOIN (SELECT DISTINCT currency FROM balance) c
+         WHERE COALESCE((SELECT b.credit_minor - b.debit_minor FROM balance b WHERE b.owner_id = e.id
+                 AND b.account = 'in_transit' AND b.currency = c.currency), 0)
+             <> COALESCE((SELECT SUM(p.due_minor) FROM payout p WHERE p.enrollment_id = e.id
+                 AND p.currency = c.currency AND p.state IN ('pending', 'submitting', 'unknown',
+                     'waiting_account', 'waiting_funds')), 0)",
+    ),
+    (
+        "earned less clawed is held, payable, in transit, paid and fees, less what came back",
+        "SELECT e.id || ' ' || c.currency FROM enrollment e CROSS JOIN (SELECT DISTINCT currency FROM balance) c
+         WHERE COALESCE((SELECT SUM(k.earned_minor - k.clawed_minor) FROM commission k
+                 WHERE k.enrollment_id = e.id AND k.currency = c.currency), 0)
+             <> COALESCE((SELECT SUM(b.credit_minor - b.debit_minor) FROM balance b WHERE b.owner_id = e.id
+                 AND b.currency = c.currency AND b.account IN ('held', 'payable', 'in_transit', 'paid')), 0)
+             + COALESCE((SELECT SUM(p.fee_minor - p.returned_minor) FROM payout p
+                 WHERE p.enrollment_id = e.id AND p.currency = c.currency
+                 AND p.state IN ('completed', 'partially_reversed', 'reversed')), 0)",
+    ),
+    (
+        "what is paid is what was sent",
+        "SELECT e.id || ' ' || c.currency FROM enrollment e CROSS JOIN (SELECT DISTINCT currency FROM balance) c
+         WHERE COALESCE((SELECT b.credit_minor - b.debit_minor FROM balance b WHERE b.owner_id = e.id
+                 AND b.account = 'paid' AND b.currency = c.currency), 0)
+             <> COALESCE((SELECT SUM(p.send_minor) FROM payout p WHERE p.enrollment_id = e.id
+                 AND p.currency = c.currency AND p.state IN ('completed', 'partially_reversed', 'reversed')), 0)",
+    ),
+    (
+        "the revisions of a payout are counted without a gap",
+        "SELECT p.id FROM payout p LEFT JOIN (
+             SELECT payout_id, COUNT(*) AS entries, MAX(revision) AS last FROM entry GROUP BY payout_id) e
+         ON e.payout_id = p.id
+         WHERE p.revision <> COALESCE(e.entries, 0) OR p.revision <> COALESCE(e.last, 0)",
+    ),
+    (
+        "a payout has one intent for what is sent, with the bytes of its key and a job",
+        "SELECT p.id FROM payout p WHERE (
+             SELECT COUNT(*) FROM intent i
+                 JOIN generation g ON g.intent_id = i.id AND g.generation = i.generation
+                 JOIN job j ON j.intent_id = i.id AND j.lane = i.destination
+             WHERE i.payout_id = p.id AND i.amount_minor = p.send_minor AND i.currency = p.currency
+                 AND i.destination = p.destination AND i.livemode = p.livemode) <> 1",
+    ),
+    (
         "a sale that was merged away carries nothing",
         "SELECT s.id FROM sale s WHERE s.merged_into IS NOT NULL AND (
              EXISTS (SELECT 1 FROM sale_alias a WHERE a.sale_id = s.id)
@@ -72,7 +137,7 @@ const RULES: &[(&str, &str)] = &[
              OR EXISTS (SELECT 1 FROM refund r WHERE r.sale_id = s.id)
              OR EXISTS (SELECT 1 FROM refund_total t WHERE t.sale_id = s.id)
              OR EXISTS (SELECT 1 FROM dispute d WHERE d.sale_id = s.id)
-             OR EXISTS (SELECT 1 FROM decision d WHERE d.sale_id = s.id)
+             OR EXISTS (SELECT 1 FROM decision d WHERE d.sale_id = s.id AND d.kind <> 'transfer_clawback')
              OR EXISTS (SELECT 1 FROM commission c WHERE c.sale_id = s.id AND c.earned_minor <> c.clawed_minor
                  AND NOT c.claimed))",
     ),

@@ -1,6 +1,8 @@
 //! What the integration tests stand on: databases of both engines and a proxy to disturb them.
 
 pub mod api;
+#[path = "../../auditor/runner.rs"]
+pub mod auditor;
 pub mod bank;
 pub mod books;
 pub mod event_store;
@@ -10,6 +12,7 @@ pub mod program;
 pub mod proxy;
 pub mod shop;
 pub mod test_db;
+pub mod till;
 
 pub use test_db::TestDb;
 

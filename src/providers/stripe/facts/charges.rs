@@ -75,5 +75,6 @@ fn charge(event: &Event<'_>) -> Result<Option<Fact>, MalformedEvent> {
         currency: charge.currency,
         destination: charge.transfer_data.and_then(|data| data.destination).map(|account| account.0),
         at: charge.created.0,
+        told_at: event.at,
     })))
 }

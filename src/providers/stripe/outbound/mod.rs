@@ -69,6 +69,19 @@ impl Outbound for Stripe {
         objects::page(order, success(reply).ok_or(Unreadable)?)
     }
 
+    fn is_object_id(&self, kind: &OrderKind, text: &str) -> bool {
+        let prefix = match kind {
+            OrderKind::Transfer => "tr_",
+            OrderKind::Charge { .. } => "pi_",
+        };
+        // Ids have at most 255 characters (docs.stripe.com/upgrades, "Changes Stripe considers to be
+        // backwards-compatible").
+        text.strip_prefix(prefix).is_some_and(|rest| {
+            (1..=252).contains(&rest.len())
+                && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        })
+    }
+
     fn account(&self, account_id: &str) -> ApiRequest {
         reading(requests::account(account_id))
     }

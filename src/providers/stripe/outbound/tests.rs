@@ -431,10 +431,15 @@ fn says_it(order: &Order, body: &[u8]) -> bool {
 proptest! {
     #[test]
     fn nothing_but_the_object_that_was_asked_for_is_taken_for_an_execution(
-        body in bodies(), status in 100_u16..600, is_charge: bool, replayed: bool, should_retry: Option<bool>,
+        body in bodies(),
+        status in 100_u16..600,
+        is_charge: bool,
+        replayed: bool,
+        should_retry: Option<bool>,
     ) {
         let order = if is_charge { charge_order() } else { transfer_order() };
-        let response = ApiResponse { status, replayed, should_retry, body: body.clone(), ..ApiResponse::default() };
+        let response =
+            ApiResponse { status, replayed, should_retry, body: body.clone(), ..ApiResponse::default() };
         let answer = Stripe.answer(&order, &Reply::Answered(response));
         if answer.verdict == Verdict::Executed {
             prop_assert!((200..300).contains(&status) && says_it(&order, &body));
@@ -442,41 +447,44 @@ proptest! {
         if (500..600).contains(&status) {
             prop_assert_eq!(answer.verdict, Verdict::Ambiguous);
         }
-        prop_assert_eq!(answer.object.is_some(), matches!(answer.verdict, Verdict::Executed | Verdict::Contradiction));
+        let shows = matches!(answer.verdict, Verdict::Executed | Verdict::Contradiction);
+        prop_assert_eq!(answer.object.is_some(), shows);
     }
 
     #[test]
     fn an_unharmed_answer_of_success_is_always_an_execution(status in 200_u16..300, replayed: bool) {
-        let response =
-            ApiResponse { status, replayed, body: transfer().to_string().into_bytes(), ..ApiResponse::default() };
+        let body = transfer().to_string().into_bytes();
+        let response = ApiResponse { status, replayed, body, ..ApiResponse::default() };
         let answer = Stripe.answer(&transfer_order(), &Reply::Answered(response));
         prop_assert_eq!(answer.verdict, Verdict::Executed);
     }
 
     #[test]
     fn every_order_is_written_as_a_form_that_reads_back(
-        minor in 1..i64::MAX, destination in "\\PC{1,40}", generation in 0..1000_i64, fee in 1..1000_i64,
+        minor in 1..i64::MAX,
+        destination in "\\PC{1,40}",
+        generation in 0..1000_i64,
+        fee in prop::option::of(1..1000_i64),
     ) {
-        let base = Order { amount: money(minor, "jpy"), destination: destination.clone(), generation, ..transfer_order() };
-        for kind in [OrderKind::Transfer, OrderKind::Charge { application_fee: fee }] {
-            let order = Order { kind, ..base.clone() };
-            let request = Stripe.execute(&order);
-            let fields: Vec<(String, String)> = reqwest::Url::parse(&format!("http://localhost/?{}", form(&request)))
-                .unwrap()
-                .query_pairs()
-                .map(|(name, value)| (name.into_owned(), value.into_owned()))
-                .collect();
-            let told = |name: &str| fields.iter().filter(|(of, _)| of == name).map(|(_, value)| value.clone()).collect::<Vec<_>>();
-            prop_assert_eq!(told("amount"), [minor.to_string()]);
-            prop_assert_eq!(told("metadata[intent_id]"), [INTENT]);
-            prop_assert_eq!(told("metadata[generation]"), [generation.to_string()]);
-            let place = if kind_is_charge(&order) { "transfer_data[destination]" } else { "destination" };
-            prop_assert_eq!(told(place), [destination.clone()]);
-            prop_assert!(request.body.is_ascii());
-        }
+        let (kind, place) = match fee {
+            None => (OrderKind::Transfer, "destination"),
+            Some(application_fee) => (OrderKind::Charge { application_fee }, "transfer_data[destination]"),
+        };
+        let amount = money(minor, "jpy");
+        let order = Order { amount, destination: destination.clone(), generation, ..order(kind) };
+        let request = Stripe.execute(&order);
+        prop_assert!(request.body.is_ascii());
+        let url = reqwest::Url::parse(&format!("http://localhost/?{}", form(&request))).unwrap();
+        let told = |wanted: &str| -> Vec<String> {
+            let pairs = url.query_pairs().filter(|(name, _)| name == wanted);
+            pairs.map(|(_, value)| value.into_owned()).collect()
+        };
+        prop_assert_eq!(told("amount"), [minor.to_string()]);
+        prop_assert_eq!(told("currency"), ["jpy"]);
+        prop_assert_eq!(told("metadata[intent_id]"), [INTENT]);
+        prop_assert_eq!(told("metadata[generation]"), [generation.to_string()]);
+        let fees: Vec<String> = fee.iter().map(ToString::to_string).collect();
+        prop_assert_eq!(told("application_fee_amount"), fees);
+        prop_assert_eq!(told(place), [destination]);
     }
-}
-
-fn kind_is_charge(order: &Order) -> bool {
-    matches!(order.kind, OrderKind::Charge { .. })
 }

@@ -54,7 +54,8 @@ struct Row {
     bodies: &'static [Shape],
     kinds: &'static [&'static str],
     codes: &'static [&'static str],
-    replayed: Option<bool>,
+    /// Only answers that were stored under the key before.
+    replayed: bool,
     verdict: Verdict,
 }
 
@@ -67,7 +68,7 @@ impl Row {
             && (self.bodies.is_empty() || self.bodies.contains(&signs.body))
             && among(self.kinds, signs.kind)
             && among(self.codes, signs.code)
-            && self.replayed.is_none_or(|replayed| replayed == signs.replayed)
+            && (signs.replayed || !self.replayed)
     }
 
     const fn bodies(self, bodies: &'static [Shape]) -> Self {
@@ -83,13 +84,13 @@ impl Row {
     }
 
     const fn replayed(self) -> Self {
-        Self { replayed: Some(true), ..self }
+        Self { replayed: true, ..self }
     }
 }
 
 /// A row for every answer with a status from `first` to `last`.
 const fn row(source: &'static str, first: u16, last: u16, verdict: Verdict) -> Row {
-    Row { source, statuses: (first, last), bodies: &[], kinds: &[], codes: &[], replayed: None, verdict }
+    Row { source, statuses: (first, last), bodies: &[], kinds: &[], codes: &[], replayed: false, verdict }
 }
 
 const INVALID: &[&str] = &["invalid_request_error"];

@@ -8,7 +8,7 @@ use crate::{
     providers::stripe::facts::tests::{facts_of, fixture, translate_value, with},
 };
 
-fn seen(status: &str) -> ChargeSeen {
+fn seen(event_type: &str, status: &str) -> ChargeSeen {
     ChargeSeen {
         intent_id: IntentId::parse("int_01krmtchargee").unwrap(),
         payment_intent_id: "pi_3RmtChargeE".to_owned(),
@@ -17,6 +17,7 @@ fn seen(status: &str) -> ChargeSeen {
         currency: Currency::parse("eur").unwrap(),
         destination: Some("acct_1RmtPayeeAda".to_owned()),
         at: Timestamp::from_secs(1_771_146_000),
+        told_at: Timestamp::from_secs(fixture(event_type)["created"].as_i64().unwrap()),
     }
 }
 
@@ -31,7 +32,9 @@ pub(in crate::providers::stripe::facts) fn expected() -> Vec<(&'static str, Tran
         ("payment_intent.amount_capturable_updated", "requires_capture"),
         ("payment_intent.canceled", "canceled"),
     ]
-    .map(|(event_type, status)| (event_type, Translation::Facts(vec![Fact::ChargeSeen(seen(status))])))
+    .map(|(event_type, status)| {
+        (event_type, Translation::Facts(vec![Fact::ChargeSeen(seen(event_type, status))]))
+    })
     .into()
 }
 
@@ -67,7 +70,7 @@ fn a_destination_may_be_told_as_an_object() {
 #[test]
 fn words_for_a_status_that_are_new_are_kept() {
     let facts = facts_of(&with("payment_intent.created", "/status", json!("requires_patience")));
-    assert_eq!(facts, [Fact::ChargeSeen(seen("requires_patience"))]);
+    assert_eq!(facts, [Fact::ChargeSeen(seen("payment_intent.created", "requires_patience"))]);
 }
 
 #[test]
