@@ -23,7 +23,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         trial(
             concat!(module_path!(), "::a_database_that_dies_under_load_loses_nothing_and_pays_once"),
-            || a_database_that_dies_under_load_loses_nothing_and_pays_once(),
+            a_database_that_dies_under_load_loses_nothing_and_pays_once,
         ),
         on_postgres!(a_commit_of_unknown_outcome_pays_once),
     ]

@@ -45,6 +45,8 @@ async fn a_stop_waits_for_the_answer_and_sends_nothing_new(db: TestDb) {
 }
 
 async fn a_stop_while_an_answer_does_not_come_leaves_a_doubt_that_is_cleared(db: TestDb) {
+    const IN_DOUBT: &str = "SELECT COUNT(*) FROM attempt a JOIN job j ON j.intent_id = a.intent_id
+        WHERE a.verdict = 'ambiguous' AND j.state = 'retryable'";
     let payday = Payday::on(db).await;
     payday.earn(&["lost"]).await;
     let mut node = payday.serve_with(&[("REMIT_STRIPE__TIMEOUT_S", "3")]).await;
@@ -54,8 +56,6 @@ async fn a_stop_while_an_answer_does_not_come_leaves_a_doubt_that_is_cleared(db:
     let before = payday.requests().await;
     assert_eq!(node.ended().await.code(), Some(0), "{}", node.log());
     assert_eq!(payday.requests().await, before, "no request begins after the drain did");
-    const IN_DOUBT: &str = "SELECT COUNT(*) FROM attempt a JOIN job j ON j.intent_id = a.intent_id
-        WHERE a.verdict = 'ambiguous' AND j.state = 'retryable'";
     assert_eq!(payday.number(IN_DOUBT).await, 1);
     finish(&payday).await;
     assert_eq!(payday.sends_to("lost").await, 1);

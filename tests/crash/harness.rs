@@ -2,7 +2,7 @@
 //!
 //! The standard harness knows no arguments but its own, so this binary brings one that looks the same.
 
-use std::{future::Future, sync::OnceLock};
+use std::{future::Future, num::NonZero, sync::OnceLock, thread::available_parallelism};
 
 use libtest_mimic::{Arguments, Conclusion, Trial};
 use tokio::runtime;
@@ -23,7 +23,8 @@ fn number(text: &str) -> usize {
     text.parse().unwrap_or_else(|_| panic!("the number of kills is a number, not {text:?}"))
 }
 
-/// Runs the tests that the command line asks for.
+/// Runs the tests that the command line asks for; more of them at a time than there are processors,
+/// because most of their time they wait for other processes.
 pub fn run(trials: Vec<Trial>) -> Conclusion {
     let mut arguments = Vec::new();
     let mut given = std::env::args();
@@ -41,7 +42,9 @@ pub fn run(trials: Vec<Trial>) -> Conclusion {
             None => arguments.push(argument),
         }
     }
-    libtest_mimic::run(&Arguments::from_iter(arguments), trials)
+    let mut arguments = Arguments::from_iter(arguments);
+    arguments.test_threads.get_or_insert_with(|| 2 * available_parallelism().map_or(1, NonZero::get));
+    libtest_mimic::run(&arguments, trials)
 }
 
 /// A test by its path. More than one thread, because a provider in this process must go on answering

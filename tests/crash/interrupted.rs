@@ -81,6 +81,7 @@ async fn a_refusal_that_a_kill_lost_is_told_again_and_the_payout_waits(db: TestD
 }
 
 async fn a_node_that_sleeps_past_its_lease_changes_nothing_when_it_wakes(db: TestDb) {
+    const NEXT: &str = "SELECT MIN(sent_at_us) FROM attempt WHERE number > 1";
     let payday = Payday::on(db).await;
     payday.earn(&["owl"]).await;
     let sleeper = payday.serve().await;
@@ -93,13 +94,14 @@ async fn a_node_that_sleeps_past_its_lease_changes_nothing_when_it_wakes(db: Tes
 
     let other = payday.serve().await;
     payday.until(&other, "SELECT COUNT(*) FROM payout WHERE state = 'completed'", 1).await;
-    const NEXT: &str = "SELECT MIN(sent_at_us) FROM attempt WHERE number > 1";
     assert!(payday.number(NEXT).await >= lease_ends, "nobody takes over while the lease lasts");
     wake_and_compare(&payday, &sleeper).await;
     payday.assert_all_paid_once(&other).await;
 }
 
 async fn an_answer_that_is_read_too_late_is_kept(db: TestDb) {
+    const KEPT: &str = "SELECT COUNT(*) FROM attempt a JOIN intent i ON i.id = a.intent_id
+        WHERE a.number = 1 AND a.verdict = 'executed' AND a.object_id = i.object_id AND a.status = 200";
     let payday = Payday::on(db).await;
     payday.earn(&["owl"]).await;
     let sleeper = payday.serve_with(&[PATIENT]).await;
@@ -113,8 +115,6 @@ async fn an_answer_that_is_read_too_late_is_kept(db: TestDb) {
     let other = payday.serve().await;
     payday.until(&other, "SELECT COUNT(*) FROM payout WHERE state = 'completed'", 1).await;
     wake_and_compare(&payday, &sleeper).await;
-    const KEPT: &str = "SELECT COUNT(*) FROM attempt a JOIN intent i ON i.id = a.intent_id
-        WHERE a.number = 1 AND a.verdict = 'executed' AND a.object_id = i.object_id AND a.status = 200";
     assert_eq!(payday.number(KEPT).await, 1);
     payday.assert_all_paid_once(&other).await;
 }

@@ -119,10 +119,41 @@ impl Payday {
 
     /// Gives every affiliate a program, an account and a sale, and waits until a fifth of it is payable.
     pub async fn earn(&self, affiliates: &[&str]) {
+        for &name in affiliates {
+            self.open_program(name).await;
+            self.hire(name, name).await;
+        }
+        self.sell(affiliates).await;
+    }
+
+    /// The same for affiliates of one program.
+    pub async fn earn_together(&self, program: &str, affiliates: &[&str]) {
+        self.open_program(program).await;
+        for &name in affiliates {
+            self.hire(program, name).await;
+        }
+        self.sell(affiliates).await;
+    }
+
+    async fn open_program(&self, name: &str) {
+        for db in [&self.run.reference_db().db, self.db()] {
+            self.run.reference.owner.create_program(db, name, TERMS).await;
+        }
+    }
+
+    async fn hire(&self, program: &str, name: &str) {
+        for db in [&self.run.reference_db().db, self.db()] {
+            let address = format!("{name}@example.com");
+            self.run.reference.owner.enroll(db, program, name, name, &address).await;
+        }
+        self.open_account(name).await;
+    }
+
+    /// A sale by each of them.
+    async fn sell(&self, affiliates: &[&str]) {
         let node = self.serve().await;
         let mut events = Vec::new();
         for &name in affiliates {
-            self.hire(name).await;
             let amount = self.amount_of_next_sale();
             self.owed.lock().unwrap().insert(name.to_owned(), amount / 5);
             let mut sale = charge(name, amount, None);
@@ -139,21 +170,12 @@ impl Payday {
         10_000 + 500 * i64::try_from(self.owed.lock().unwrap().len()).unwrap()
     }
 
-    async fn hire(&self, name: &str) {
-        let owner = &self.run.reference.owner;
-        for db in [&self.run.reference_db().db, self.db()] {
-            owner.create_program(db, name, TERMS).await;
-            owner.enroll(db, name, name, name, &format!("{name}@example.com")).await;
-        }
-        self.open_account(name).await;
-    }
-
     /// The affiliate is paid whatever it is owed, to an account of its own.
     pub async fn open_account(&self, name: &str) {
-        self.sandbox.control("POST", "accounts", json!({ "id": account(name) })).await.unwrap();
         const ACCOUNT: &str =
             "INSERT INTO payout_account (organization_id, provider, account_id, created_at_us)
             VALUES ($1, 'stripe', $2, 0)";
+        self.sandbox.control("POST", "accounts", json!({ "id": account(name) })).await.unwrap();
         let mut tx = self.db().begin().await.unwrap();
         tx.q("UPDATE program SET min_payout = '{\"usd\":0}'").exec().await.unwrap();
         tx.q(ACCOUNT)
@@ -165,9 +187,14 @@ impl Payday {
         tx.commit().await.unwrap();
     }
 
+    /// The id of a program.
+    pub fn program(&self, name: &str) -> String {
+        self.run.reference.owner.id("prog_", name)
+    }
+
     /// Where payouts of the affiliate's program are.
     pub fn payouts_path(&self, name: &str) -> String {
-        format!("/v1/admin/affiliate/programs/{}/payouts", self.run.reference.owner.id("prog_", name))
+        format!("/v1/admin/affiliate/programs/{}/payouts", self.program(name))
     }
 
     /// Asks the node for something; none where it did not answer.

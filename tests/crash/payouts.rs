@@ -2,6 +2,8 @@
 //!
 //! Leases of the dead are let run out by hand; that they run out by themselves is shown in `interrupted`.
 
+use std::os::unix::process::ExitStatusExt as _;
+
 use libtest_mimic::Trial;
 use remit::failpoint::{Failpoint, VARIABLE};
 use reqwest::StatusCode;
@@ -17,6 +19,7 @@ use super::{
 pub fn tests() -> Vec<Trial> {
     on_each_engine!(
         death_at_any_named_point_pays_once,
+        death_of_a_settlement_reserves_all_of_a_chunk_or_nothing,
         death_while_a_webhook_adopts_a_transfer_pays_once,
         death_while_a_payout_is_canceled_pays_once,
     )
@@ -96,6 +99,32 @@ async fn death_at_any_named_point_pays_once(db: TestDb) {
         survivor = Some(node);
     }
     payday.assert_all_paid_once(&survivor.unwrap()).await;
+}
+
+async fn death_of_a_settlement_reserves_all_of_a_chunk_or_nothing(db: TestDb) {
+    const DEATHS: [(&str, &str, [&str; 3], i64); 2] = [
+        ("none", "settle.before_commit", ["none0", "none1", "none2"], 0),
+        ("all", "settle.after_commit", ["all0", "all1", "all2"], 3),
+    ];
+    const PENDING: &str = "SELECT COUNT(*) FROM payout WHERE state = 'pending'";
+    if is_release_build() {
+        return;
+    }
+    let payday = Payday::on(db).await;
+    for (program, death, team, reserved) in DEATHS {
+        payday.earn_together(program, &team).await;
+        let id = payday.program(program);
+        let settle = ["settle", "--program", &id, "--yes"];
+        let output = payday.run.program.run(&settle, &[(VARIABLE, death)]).await;
+        assert_eq!(output.status.signal(), Some(6), "{death}: {output:?}");
+        assert_eq!(payday.number(PENDING).await, reserved, "{death}");
+        // A settlement anew finds what is left, and the unfinished one goes on as well.
+        payday.run.program.data(&settle).await;
+        assert_eq!(payday.number(PENDING).await, 3, "{death}");
+        let node = payday.serve().await;
+        payday.drained(&node).await;
+        payday.assert_all_paid_once(&node).await;
+    }
 }
 
 async fn death_while_a_webhook_adopts_a_transfer_pays_once(db: TestDb) {

@@ -145,7 +145,10 @@ impl Run {
         let sandbox = sandbox.map(Path::to_path_buf);
         let audit = move || {
             let now = SystemClock.now();
-            Audit { url: &url, sandbox: sandbox.as_deref(), traffic: Some(&traffic), now }.assert_clean();
+            let audit = Audit { url: &url, sandbox: sandbox.as_deref(), traffic: Some(&traffic), now };
+            let Some(report) = audit.assert_clean() else { return };
+            assert!(report.model.compared > 0, "{report:?}");
+            assert!(sandbox.is_none() || report.unchecked.is_empty(), "{report:?}");
         };
         if let Err(failed) = tokio::task::spawn_blocking(audit).await {
             std::panic::resume_unwind(failed.into_panic());

@@ -71,6 +71,7 @@ async fn kills_of_one_or_both_of_two_nodes_pay_once(db: TestDb) {
 }
 
 async fn survive(payday: &Payday, nodes: usize, seed: u64) {
+    const COMPLETED: &str = "SELECT COUNT(*) FROM payout WHERE state = 'completed'";
     println!("seed {seed}, {} kills", kills());
     for name in AFFILIATES {
         payday.open_account(name).await;
@@ -101,7 +102,6 @@ async fn survive(payday: &Payday, nodes: usize, seed: u64) {
         assert_eq!(payday.settle_somewhere(program, "last").await, Some(StatusCode::OK));
     }
     payday.check(&survivor).await;
-    const COMPLETED: &str = "SELECT COUNT(*) FROM payout WHERE state = 'completed'";
     let paid = payday.number(COMPLETED).await;
     assert!(paid >= i64::try_from(kills()).unwrap(), "{paid} payouts are no storm");
     println!("{paid} payouts");
