@@ -77,7 +77,8 @@ on_each_engine! {
         for number in 100..103 {
             charge_for(&bank, &format!("order_{number}"), "acct_7").await;
         }
-        let to_seven = json!({ "method": "POST", "path_prefix": "/v1/payment_intents", "destination": "acct_7" });
+        let form = json!({ "transfer_data[destination]": "acct_7" });
+        let to_seven = json!({ "method": "POST", "path_prefix": "/v1/payment_intents", "form": form });
         let hang = json!({ "match": to_seven, "times": 1_000, "fault": { "kind": "hang_before_execute" } });
         bank.sandbox.fault(hang).await.unwrap();
         let done = "SELECT CAST(COUNT(*) AS TEXT) FROM job WHERE state = 'completed'";
@@ -86,7 +87,6 @@ on_each_engine! {
             if bank.texts(done).await == ["99"] {
                 break;
             }
-            println!("DEBUG {:?}", bank.texts("SELECT state || ' ' || COALESCE(reason,'-') || ' ' || CAST(COUNT(*) AS TEXT) FROM job GROUP BY state, reason").await);
             // A job that was laid down says so.
             bank.shop.node.app.wake.dispatch.notified().await;
         }
