@@ -22,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
         death_of_a_settlement_reserves_all_of_a_chunk_or_nothing,
         death_while_a_webhook_adopts_a_transfer_pays_once,
         death_while_a_payout_is_canceled_pays_once,
+        death_while_people_end_a_doubt_pays_once,
     )
     .into()
 }
@@ -61,10 +62,12 @@ const DEATHS: &[&[&str]] = &[
 /// Points that only an event or a person passes, each with a test of its own.
 const ADOPTION: [&str; 2] = ["adopt.before_commit", "adopt.after_commit"];
 const CANCELLATION: [&str; 2] = ["cancel.before_commit", "cancel.after_commit"];
+const RESOLUTION: [&str; 2] = ["resolve.before_commit", "resolve.after_commit"];
 
 /// Every point of this driver is one that a node here dies at; whether it does, the tests assert.
 fn assert_every_point_is_visited() {
-    let visited = || DEATHS.iter().copied().flatten().chain(&ADOPTION).chain(&CANCELLATION);
+    let visited =
+        || DEATHS.iter().copied().flatten().chain(&ADOPTION).chain(&CANCELLATION).chain(&RESOLUTION);
     for point in Failpoint::ALL.iter().filter(|point| matches!(driver(**point), Driver::Payouts)) {
         assert!(visited().any(|death| *death == point.as_str()), "{} is not visited", point.as_str());
     }
@@ -188,4 +191,58 @@ async fn death_while_a_payout_is_canceled_pays_once(db: TestDb) {
         payday.assert_paid_once(name).await;
     }
     payday.assert_all_paid_once(&node).await;
+}
+
+async fn death_while_people_end_a_doubt_pays_once(db: TestDb) {
+    const UNKNOWN: &str = "SELECT COUNT(*) FROM payout WHERE state = 'unknown'";
+    if is_release_build() {
+        return;
+    }
+    let payday = Payday::on(db).await;
+    // What the provider did, what people say, and where their program dies.
+    let doubts = [
+        ("made0", true, RESOLUTION[0]),
+        ("made1", true, RESOLUTION[1]),
+        ("never0", false, RESOLUTION[0]),
+        ("never1", false, RESOLUTION[1]),
+    ];
+    payday.earn(&doubts.map(|doubt| doubt.0)).await;
+    let mut survivor = None;
+    for (name, is_made, death) in doubts {
+        drop(survivor.take());
+        let fault = if is_made {
+            json!([{ "kind": "execute_then_500" }, { "kind": "hide" }, { "kind": "webhook_none" }])
+        } else {
+            json!({ "kind": "fail_500_without_execute" })
+        };
+        payday.fault(name, 1, fault).await;
+        let node = payday.serve().await;
+        assert_eq!(payday.settle(&node, name).await, Some(StatusCode::OK));
+        // The provider repeats its error until nobody asks it any more.
+        payday.until_hastened(&node, UNKNOWN, 1).await;
+        node.kill();
+
+        let intent = payday.intent_of(name).await;
+        let mut words = vec!["jobs", "resolve", &*intent, "--evidence", "ticket 4711 of the provider's"];
+        words.extend(["--approver", payday.operator()]);
+        let made = payday.transfers_to(name).await;
+        match made.first() {
+            Some(transfer) => words.extend(["--executed", transfer["id"].as_str().unwrap()]),
+            None => words.push("--not-executed"),
+        }
+        assert_eq!(made.len(), usize::from(is_made), "{name}");
+        let output = payday.run.program.run(&words, &[(VARIABLE, death)]).await;
+        assert_eq!(output.status.signal(), Some(6), "{death}: {output:?}");
+        let is_over = death == RESOLUTION[1];
+        assert_eq!(payday.number(UNKNOWN).await, i64::from(!is_over), "{name}: {death}");
+        // Said again, it is done, or was done.
+        let again = payday.run.program.run(&words, &[]).await;
+        assert_eq!(again.status.code(), Some(i32::from(is_over)), "{name}: {again:?}");
+        let node = payday.serve().await;
+        payday.drained(&node).await;
+        payday.assert_paid_once(name).await;
+        println!("{name}: {death} was survived");
+        survivor = Some(node);
+    }
+    payday.assert_all_paid_once(&survivor.unwrap()).await;
 }
