@@ -5,8 +5,9 @@
 //! flushed. `name:3` lets two passages go by and dies at the third. Builds without debug assertions, so
 //! every release build, never look at the variable and contain no trace of this.
 //!
-//! Points stand around the commits of the stages that events pass through. Nothing else belongs here: a
-//! point that returns an error or waits would be a second way to write a test double.
+//! Points stand around the commits of the stages that events and money pass through, and around the calls
+//! to providers. Nothing else belongs here: a point that returns an error or waits would be a second way to
+//! write a test double.
 
 use crate::domain::program::words;
 
@@ -41,6 +42,10 @@ words! {
         DecideBeforeCommit = "decide.before_commit",
         /// A decision is durable; the person was not answered.
         DecideAfterCommit = "decide.after_commit",
+        /// A settlement is about to begin and that is not committed.
+        RunBeforeCommit = "run.before_commit",
+        /// A settlement has begun; nothing is reserved.
+        RunAfterCommit = "run.after_commit",
         /// Payouts of some enrollments are reserved and not committed.
         SettleBeforeCommit = "settle.before_commit",
         /// Payouts of some enrollments are reserved; the run goes on from there.
@@ -49,6 +54,10 @@ words! {
         ClaimBeforeCommit = "claim.before_commit",
         /// Jobs are taken.
         ClaimAfterCommit = "claim.after_commit",
+        /// What is known of a receiving account is written and not committed.
+        AccountBeforeCommit = "account.before_commit",
+        /// What is known of a receiving account is durable.
+        AccountAfterCommit = "account.after_commit",
         /// A call is written down and that is not committed.
         AttemptBeforeCommit = "attempt.before_commit",
         /// A call is written down; not one byte was sent.
@@ -61,6 +70,10 @@ words! {
         JudgeBeforeCommit = "judge.before_commit",
         /// What an answer means is durable.
         JudgeAfterCommit = "judge.after_commit",
+        /// A job is laid down without a judgement and that is not committed.
+        PartBeforeCommit = "part.before_commit",
+        /// A job is laid down without a judgement.
+        PartAfterCommit = "part.after_commit",
         /// What an event told of a transfer is booked and not committed.
         AdoptBeforeCommit = "adopt.before_commit",
         /// What an event told of a transfer is booked.

@@ -270,6 +270,16 @@ impl Payday {
         }
     }
 
+    /// The same, without the pauses between attempts.
+    pub async fn until_hastened(&self, node: &Server, sql: &'static str, wanted: i64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.number(sql).await != wanted {
+            assert!(Instant::now() < deadline, "never {wanted}: {sql}\n{}", node.log());
+            self.pauses_end().await;
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Waits until nothing is left to do: no event here or at the provider, no job, no run.
     pub async fn drained(&self, node: &Server) {
         const LEFT: &str = "SELECT CAST((SELECT COUNT(*) FROM inbox WHERE state = 'received')
@@ -330,6 +340,19 @@ impl Payday {
             "SELECT id FROM payout WHERE enrollment_id = $1 ORDER BY created_at_us DESC LIMIT 1";
         let enrollment = self.run.reference.enrollment(name);
         self.db().read().await.unwrap().q(SQL).bind(enrollment).scalar().await.unwrap().unwrap()
+    }
+
+    /// The intent of an affiliate's only payout.
+    pub async fn intent_of(&self, name: &str) -> String {
+        const SQL: &str = "SELECT i.id FROM intent i JOIN payout p ON p.id = i.payout_id
+            WHERE p.enrollment_id = $1";
+        let enrollment = self.run.reference.enrollment(name);
+        self.db().read().await.unwrap().q(SQL).bind(enrollment).scalar().await.unwrap().unwrap()
+    }
+
+    /// The key of a person who may do everything.
+    pub fn operator(&self) -> &str {
+        &self.key
     }
 
     /// The affiliate was sent nothing and is owed everything.

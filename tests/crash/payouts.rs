@@ -21,7 +21,10 @@ pub fn tests() -> Vec<Trial> {
         death_at_any_named_point_pays_once,
         death_of_a_settlement_reserves_all_of_a_chunk_or_nothing,
         death_while_a_webhook_adopts_a_transfer_pays_once,
+        death_while_a_job_is_laid_down_pays_once,
+        death_while_a_payout_waits_for_its_account_pays_once,
         death_while_a_payout_is_canceled_pays_once,
+        death_while_people_end_a_doubt_pays_once,
     )
     .into()
 }
@@ -29,10 +32,14 @@ pub fn tests() -> Vec<Trial> {
 /// The nodes that die one after the other before one lives. The first is asked to settle. An account of
 /// which nothing is known is read before the first send, so that is the first call and the send the second.
 const DEATHS: &[&[&str]] = &[
+    &["run.before_commit"],
+    &["run.after_commit"],
     &["settle.before_commit"],
     &["settle.after_commit"],
     &["claim.before_commit"],
     &["claim.after_commit"],
+    &["account.before_commit"],
+    &["account.after_commit"],
     &["attempt.before_commit"],
     &["attempt.after_commit"],
     &["call.before"],
@@ -61,10 +68,13 @@ const DEATHS: &[&[&str]] = &[
 /// Points that only an event or a person passes, each with a test of its own.
 const ADOPTION: [&str; 2] = ["adopt.before_commit", "adopt.after_commit"];
 const CANCELLATION: [&str; 2] = ["cancel.before_commit", "cancel.after_commit"];
+const PARTING: [&str; 2] = ["part.before_commit", "part.after_commit"];
+const RESOLUTION: [&str; 2] = ["resolve.before_commit", "resolve.after_commit"];
 
 /// Every point of this driver is one that a node here dies at; whether it does, the tests assert.
 fn assert_every_point_is_visited() {
-    let visited = || DEATHS.iter().copied().flatten().chain(&ADOPTION).chain(&CANCELLATION);
+    let others = [ADOPTION, CANCELLATION, PARTING, RESOLUTION];
+    let visited = || DEATHS.iter().copied().flatten().chain(others.iter().flatten());
     for point in Failpoint::ALL.iter().filter(|point| matches!(driver(**point), Driver::Payouts)) {
         assert!(visited().any(|death| *death == point.as_str()), "{} is not visited", point.as_str());
     }
@@ -160,6 +170,71 @@ async fn death_while_a_webhook_adopts_a_transfer_pays_once(db: TestDb) {
     payday.assert_all_paid_once(&survivor.unwrap()).await;
 }
 
+async fn death_while_a_job_is_laid_down_pays_once(db: TestDb) {
+    if is_release_build() {
+        return;
+    }
+    let payday = Payday::on(db).await;
+    let names = ["early", "late"];
+    payday.earn(&names).await;
+    let mut survivor = None;
+    for (name, death) in names.into_iter().zip(PARTING) {
+        drop(survivor.take());
+        payday.fault(name, 1, json!({ "kind": "webhook_none" })).await;
+        let mut sender = payday.serve_with(&[(VARIABLE, "call.after:2")]).await;
+        payday.settle(&sender, name).await;
+        assert_died(&mut sender).await;
+        payday.leases_run_out().await;
+        // What it has done can neither be told nor looked up, so the next node lays the job down.
+        let reading = json!({ "method": "GET", "path_prefix": "/v1/transfers" });
+        let rule = json!({ "match": reading, "times": 1, "fault": { "kind": "html", "status": 503 } });
+        payday.sandbox.fault(rule).await.unwrap();
+        let mut doomed = payday.serve_with(&[(VARIABLE, death)]).await;
+        assert_died(&mut doomed).await;
+        payday.leases_run_out().await;
+        let node = payday.serve().await;
+        payday.drained(&node).await;
+        payday.assert_paid_once(name).await;
+        assert_eq!(payday.sends_to(name).await, 1, "{death}");
+        survivor = Some(node);
+    }
+    payday.assert_all_paid_once(&survivor.unwrap()).await;
+}
+
+async fn death_while_a_payout_waits_for_its_account_pays_once(db: TestDb) {
+    const WAITS: &str = "SELECT COUNT(*) FROM payout WHERE state = 'waiting_account'";
+    if is_release_build() {
+        return;
+    }
+    let payday = Payday::on(db).await;
+    let names = ["early", "late"];
+    payday.earn(&names).await;
+    // The first commit keeps what was read of the account, the second lets the payout wait.
+    let deaths = ["account.before_commit:2", "account.after_commit:2"];
+    let mut survivor = None;
+    for (name, death) in names.into_iter().zip(deaths) {
+        drop(survivor.take());
+        let transfers = async |state: &str| {
+            let path = format!("accounts/acct_{name}");
+            payday.sandbox.control("POST", &path, json!({ "transfers": state })).await.unwrap();
+        };
+        payday.cut_webhooks();
+        transfers("inactive").await;
+        let mut doomed = payday.run.program.serve_with(&[(VARIABLE, death)]).await;
+        payday.settle(&doomed, name).await;
+        assert_died(&mut doomed).await;
+        payday.leases_run_out().await;
+        let node = payday.serve().await;
+        payday.until(&node, WAITS, 1).await;
+        assert_eq!(payday.sends_to(name).await, 0, "{death}");
+        transfers("active").await;
+        payday.drained(&node).await;
+        payday.assert_paid_once(name).await;
+        survivor = Some(node);
+    }
+    payday.assert_all_paid_once(&survivor.unwrap()).await;
+}
+
 async fn death_while_a_payout_is_canceled_pays_once(db: TestDb) {
     if is_release_build() {
         return;
@@ -188,4 +263,58 @@ async fn death_while_a_payout_is_canceled_pays_once(db: TestDb) {
         payday.assert_paid_once(name).await;
     }
     payday.assert_all_paid_once(&node).await;
+}
+
+async fn death_while_people_end_a_doubt_pays_once(db: TestDb) {
+    const UNKNOWN: &str = "SELECT COUNT(*) FROM payout WHERE state = 'unknown'";
+    if is_release_build() {
+        return;
+    }
+    let payday = Payday::on(db).await;
+    // What the provider did, what people say, and where their program dies.
+    let doubts = [
+        ("made0", true, RESOLUTION[0]),
+        ("made1", true, RESOLUTION[1]),
+        ("never0", false, RESOLUTION[0]),
+        ("never1", false, RESOLUTION[1]),
+    ];
+    payday.earn(&doubts.map(|doubt| doubt.0)).await;
+    let mut survivor = None;
+    for (name, is_made, death) in doubts {
+        drop(survivor.take());
+        let fault = if is_made {
+            json!([{ "kind": "execute_then_500" }, { "kind": "hide" }, { "kind": "webhook_none" }])
+        } else {
+            json!({ "kind": "fail_500_without_execute" })
+        };
+        payday.fault(name, 1, fault).await;
+        let node = payday.serve().await;
+        assert_eq!(payday.settle(&node, name).await, Some(StatusCode::OK));
+        // The provider repeats its error until nobody asks it any more.
+        payday.until_hastened(&node, UNKNOWN, 1).await;
+        node.kill();
+
+        let intent = payday.intent_of(name).await;
+        let mut words = vec!["jobs", "resolve", &*intent, "--evidence", "ticket 4711 of the provider's"];
+        words.extend(["--approver", payday.operator()]);
+        let made = payday.transfers_to(name).await;
+        match made.first() {
+            Some(transfer) => words.extend(["--executed", transfer["id"].as_str().unwrap()]),
+            None => words.push("--not-executed"),
+        }
+        assert_eq!(made.len(), usize::from(is_made), "{name}");
+        let output = payday.run.program.run(&words, &[(VARIABLE, death)]).await;
+        assert_eq!(output.status.signal(), Some(6), "{death}: {output:?}");
+        let is_over = death == RESOLUTION[1];
+        assert_eq!(payday.number(UNKNOWN).await, i64::from(!is_over), "{name}: {death}");
+        // Said again, it is done, or was done.
+        let again = payday.run.program.run(&words, &[]).await;
+        assert_eq!(again.status.code(), Some(i32::from(is_over)), "{name}: {again:?}");
+        let node = payday.serve().await;
+        payday.drained(&node).await;
+        payday.assert_paid_once(name).await;
+        println!("{name}: {death} was survived");
+        survivor = Some(node);
+    }
+    payday.assert_all_paid_once(&survivor.unwrap()).await;
 }

@@ -58,7 +58,13 @@ pub const fn driver(point: Failpoint) -> Driver {
         Failpoint::FailureBeforeCommit | Failpoint::FailureAfterCommit => Driver::Poison,
         Failpoint::DecideBeforeCommit | Failpoint::DecideAfterCommit => Driver::Decision,
         Failpoint::ReplayBeforeCommit | Failpoint::ReplayAfterCommit => Driver::Replay,
-        Failpoint::SettleBeforeCommit
+        Failpoint::RunBeforeCommit
+        | Failpoint::RunAfterCommit
+        | Failpoint::AccountBeforeCommit
+        | Failpoint::AccountAfterCommit
+        | Failpoint::PartBeforeCommit
+        | Failpoint::PartAfterCommit
+        | Failpoint::SettleBeforeCommit
         | Failpoint::SettleAfterCommit
         | Failpoint::ClaimBeforeCommit
         | Failpoint::ClaimAfterCommit

@@ -291,7 +291,9 @@ impl Dispatcher {
     async fn lay_down(&self, lease: &Lease, parting: Parting<'_>) -> Result<Went, MoveError> {
         let mut tx = self.app.db.begin().await?;
         jobs::part(&mut tx, lease, parting, self.app.now()).await?;
+        failpoint::reach(Failpoint::PartBeforeCommit);
         tx.commit().await?;
+        failpoint::reach(Failpoint::PartAfterCommit);
         Ok(Went::Over)
     }
 
@@ -306,7 +308,9 @@ impl Dispatcher {
     async fn again(&self, lease: &Lease, retry_after_s: Option<i64>) -> Result<Went, MoveError> {
         let mut tx = self.app.db.begin().await?;
         self.part_for_later(&mut tx, lease, retry_after_s).await?;
+        failpoint::reach(Failpoint::PartBeforeCommit);
         tx.commit().await?;
+        failpoint::reach(Failpoint::PartAfterCommit);
         Ok(Went::Over)
     }
 
@@ -446,7 +450,9 @@ impl Dispatcher {
         let ready = if charges { account.charges_enabled } else { account.can_be_paid() };
         let mut tx = self.app.db.begin().await?;
         transfers::save(&mut tx, std::iter::once((&scope, &Fact::PayoutAccount(account)))).await?;
+        failpoint::reach(Failpoint::AccountBeforeCommit);
         tx.commit().await?;
+        failpoint::reach(Failpoint::AccountAfterCommit);
         Ok(Some(ready))
     }
 
@@ -459,10 +465,14 @@ impl Dispatcher {
             return Ok(Went::On);
         };
         if scene.stored.intent.is_in_doubt() || !jobs::is_held(&mut tx, lease).await? {
+            // Before the next begins: SQLite has one writer.
+            tx.rollback().await?;
             return self.again(lease, None).await;
         }
         payouts::park_waiting(&mut tx, &mut scene, Waiting::Account, now).await?;
+        failpoint::reach(Failpoint::AccountBeforeCommit);
         tx.commit().await?;
+        failpoint::reach(Failpoint::AccountAfterCommit);
         info!("the receiving account cannot be paid yet; the payout waits for it");
         Ok(Went::Over)
     }

@@ -246,7 +246,9 @@ async fn begin(app: &App, run: &Run) -> Result<Run, Refusal> {
     let mut tx = app.db.begin().await?;
     settlement::insert_run(&mut tx, run).await?;
     let begun = settlement::find_run(&mut tx, &run.id).await?.ok_or(Refusal::NotFound)?;
+    failpoint::reach(Failpoint::RunBeforeCommit);
     tx.commit().await?;
+    failpoint::reach(Failpoint::RunAfterCommit);
     Ok(begun)
 }
 

@@ -16,6 +16,7 @@ use crate::{
         payout::PayoutSchedule,
         time::Timestamp,
     },
+    failpoint::{self, Failpoint},
     store::{
         StoreError,
         findings::{self, NewFinding, Severity},
@@ -101,7 +102,9 @@ async fn begin(
     };
     let mut tx = app.db.begin().await?;
     let is_new = settlement::insert_run(&mut tx, &run).await?;
+    failpoint::reach(Failpoint::RunBeforeCommit);
     tx.commit().await?;
+    failpoint::reach(Failpoint::RunAfterCommit);
     if is_new {
         info!(
             run.id = run.id.as_str(),
