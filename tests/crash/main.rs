@@ -18,9 +18,6 @@ mod random;
 mod relay;
 mod replay;
 mod run;
-#[expect(dead_code, reason = "these tests expect nothing to be found")]
-#[path = "../auditor/runner.rs"]
-mod runner;
 mod stop;
 mod storm;
 #[expect(
@@ -34,16 +31,17 @@ mod support;
 mod traffic;
 
 fn main() {
+    // What takes longest begins first.
     let trials = [
-        points::tests(),
+        database::tests(),
+        storm::tests(),
         payouts::tests(),
+        points::tests(),
         interrupted::tests(),
         drain::tests(),
-        database::tests(),
         replay::tests(),
         stop::tests(),
         random::tests(),
-        storm::tests(),
     ];
     harness::run(trials.into_iter().flatten().collect()).exit();
 }

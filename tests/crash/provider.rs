@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     program::{LOOK_EVERY, PATIENCE},
-    runner::{Delivered, TrafficJournal},
+    support::auditor::{Delivered, TrafficJournal},
 };
 
 /// What the provider and the endpoint share.

@@ -18,7 +18,7 @@ use reqwest::Client;
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use super::{program::PATIENCE, provider::SharedJournal, runner::Delivered};
+use super::{program::PATIENCE, provider::SharedJournal, support::auditor::Delivered};
 
 /// The header that carries the signature.
 const SIGNATURE: &str = "stripe-signature";

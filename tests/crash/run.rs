@@ -18,9 +18,10 @@ use tokio::time::{Instant, sleep};
 use super::{
     program::{LOOK_EVERY, PATIENCE, Program, Server},
     provider::{Provider, SECRET, SharedJournal},
-    runner::Audit,
     support::{
-        TestDb, api, books,
+        TestDb, api,
+        auditor::Audit,
+        books,
         shop::{GRACE_S, Shop},
     },
 };
