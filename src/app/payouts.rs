@@ -705,6 +705,9 @@ pub async fn cancel(app: &App, by: &Principal, id: &PayoutId) -> Result<(), Refu
     let program = stored.payout.program_id.clone();
     let owner = views::program_owner(&mut tx, &program).await?.ok_or(Refusal::NotFound)?;
     by.require_owner(&owner)?;
+    if stored.payout.state.is_void() {
+        return Err(Refusal::conflict("INVALID_STATE", format!("payout {id} has ended already")));
+    }
     if !scene.stored.intent.can_be_given_up() {
         let message = format!(
             "payout {id} is {} and was sent to the provider, so it cannot be canceled; a transfer that went \

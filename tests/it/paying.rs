@@ -318,6 +318,7 @@ on_each_engine! {
         assert_eq!(bank.commissions().await, ["payable"]);
         assert_eq!(bank.dispatch().await, 0);
         books::assert_they_add_up(&db.db).await;
+        bank.advance(1).await;
         bank.settle().await;
         bank.dispatch().await;
         assert_eq!(bank.effects("transfer.created").await.len(), 1);

@@ -189,7 +189,10 @@ on_each_engine! {
     async fn payouts_paused_after_a_restore_need_a_confirmation(db: TestDb) {
         const RESTORED: &str = "INSERT INTO payout_pause (id, kind, reason, actor, paused_at_us)
             VALUES ('hold_restored', 'restored', 'the beat went back', 'remit', 0)";
+        const INSTANCE: &str = "INSERT INTO instance (id, instance_id, beat, beat_at_us, look_up_before_us)
+            VALUES (1, 'inst_test', 1, 0, 0)";
         let till = Till::open(&db).await;
+        till.change(INSTANCE).await;
         till.change(RESTORED).await;
         let console = Principal::console();
         let refused = holds::resume(till.app(), &console, false, None).await.unwrap_err();

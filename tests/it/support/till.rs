@@ -32,7 +32,8 @@ pub struct Till {
 impl Till {
     /// A shop of which the gate is open.
     pub async fn open(db: &TestDb) -> Self {
-        Self::open_with(db, &json!({}), &[("REMIT_PAYOUTS__LIVE", "true")]).await
+        let live = [("REMIT_PAYOUTS__LIVE", "true"), ("REMIT_STRIPE__SECRET_KEY", "sk_test_till")];
+        Self::open_with(db, &json!({}), &live).await
     }
 
     /// The same with other terms and settings.
