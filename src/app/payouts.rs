@@ -2,7 +2,7 @@
 //! job take together, each inside a transaction of the caller.
 //!
 //! Whether a step may be taken is decided by `domain::intent` and `domain::payout`. Every caller first
-//! takes the locks with [`lock`], in the order that all stages keep (`rulings.md` 3), and then sees what is
+//! takes the locks with `lock`, in the order that all stages keep (`rulings.md` 3), and then sees what is
 //! true now, whatever it knew before. Which stage calls what: `dispatch` with a provider's answer,
 //! `transfers` with what events told, and people through [`cancel`] and `jobs`.
 

@@ -1,7 +1,7 @@
 //! Due jobs become calls to the provider, and their answers become books.
 //!
 //! One job at a time goes through the protocol of `reliability.md` §5: it is claimed with a lease, what may
-//! be done is asked of [`Intent::next`], the attempt is written down and committed, the call is made with no
+//! be done is asked of `domain::intent`, the attempt is written down and committed, the call is made with no
 //! transaction open, its answer is kept and judged under the locks. Whatever this process knew is forgotten
 //! between two steps; each begins with what is stored. A crash anywhere leaves an attempt without an answer
 //! at worst, which is a doubt and never a loss.
