@@ -1038,7 +1038,10 @@ fn paused_payouts_are_shown_and_refuse_settlements_until_they_are_resumed() {
         Ran::of(bench.command(&["settle", "--yes"]).env("REMIT_PAYOUTS__LIVE", "true").output().unwrap())
             .ends_with(1);
     assert!(refused.err.contains("paused"), "{}", refused.err);
-    bench.tamper(&["UPDATE payout_pause SET kind = 'restored'"]);
+    bench.tamper(&[
+        "UPDATE payout_pause SET kind = 'restored'",
+        "INSERT INTO instance (id, instance_id, beat, beat_at_us, look_up_before_us) VALUES (1, 'inst_x', 1, 0, 0)",
+    ]);
     let refused = bench.run(&["payouts", "resume"]).ends_with(1);
     assert!(refused.err.contains("gone back in time"), "{}", refused.err);
     bench.run(&["payouts", "resume", "--confirm-restored", "--note", "compared by hand"]).ends_with(0);
