@@ -22,6 +22,7 @@ pub mod process;
 pub mod programs;
 pub mod reads;
 pub mod receive;
+pub mod redirect;
 pub mod refold;
 mod refusal;
 pub mod release;
@@ -30,6 +31,7 @@ pub mod report;
 pub mod seal;
 pub mod settle;
 pub mod store_events;
+pub mod touchpoints;
 pub mod transfers;
 pub mod worker;
 
@@ -43,6 +45,7 @@ use crate::{
     clock::Clock,
     config::Config,
     domain::{ids, time::Timestamp},
+    providers::MetadataKeys,
     store::Db,
 };
 
@@ -75,6 +78,11 @@ impl App {
     #[must_use]
     pub fn new(db: Db, config: Arc<Config>, clock: Arc<dyn Clock>) -> Self {
         Self { db, config, clock, wake: Arc::default() }
+    }
+
+    /// The metadata keys that mean something to this node.
+    pub(crate) fn metadata_keys(&self) -> MetadataKeys<'_> {
+        MetadataKeys { codes: &self.config.attribution_keys, subjects: &self.config.subject_keys }
     }
 
     /// The clock, read now.

@@ -286,7 +286,7 @@ fn read_facts(app: &App, event: &ClaimedEvent) -> Option<Result<Translation, Str
         return Some(facts.map_err(|_| "the stored report cannot be read".to_owned()));
     }
     let provider = providers::inbound(&event.provider)?;
-    let facts = provider.facts(&event.body, &app.config.attribution_keys);
+    let facts = provider.facts(&event.body, app.metadata_keys());
     Some(facts.map_err(|malformed| malformed.to_string()))
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     App, Refusal,
     keys::{Principal, Scope},
-    new_id, refusal,
+    new_id, redirect, refusal,
 };
 use crate::{
     domain::{
@@ -76,6 +76,9 @@ pub struct ProgramFields {
     /// [`OnTransferReversed`].
     #[serde(deserialize_with = "given")]
     pub on_transfer_reversed: Option<Value>,
+    /// An `https` address, or null for none.
+    #[serde(deserialize_with = "given")]
+    pub landing_url: Option<Value>,
     /// [`ProgramStatus`].
     #[serde(deserialize_with = "given")]
     pub status: Option<Value>,
@@ -151,6 +154,7 @@ fn defaults(id: ProgramId, organization_id: OrganizationId, now: Timestamp) -> P
         payout_schedule: None,
         min_payout: MinPayout::new(),
         on_transfer_reversed: OnTransferReversed::Clawback,
+        landing_url: None,
         created_at: now,
         status: Dated { at: Timestamp::EPOCH, value: ProgramStatus::Draft },
         terms: Dated { at: Timestamp::EPOCH, value: TermsVersion { version: 1, terms } },
@@ -191,6 +195,9 @@ pub async fn update(
     apply(&fields, &mut new)?;
     if let Some(value) = &fields.status {
         new.status = next_status(&old.status, status(value)?, now)?;
+    }
+    if new.touch_rule() != old.touch_rule() {
+        programs::retire_touch_rule(&mut tx, id, old.touch_rule(), now).await?;
     }
     programs::update(&mut tx, &new).await?;
     if new.status != old.status {
@@ -307,6 +314,9 @@ fn apply(fields: &ProgramFields, program: &mut ProgramDetails) -> Result<(), Ref
     if let Some(value) = &fields.on_transfer_reversed {
         program.on_transfer_reversed =
             word!(OnTransferReversed, value, "INVALID_ON_TRANSFER_REVERSED", "on_transfer_reversed")?;
+    }
+    if let Some(value) = &fields.landing_url {
+        program.landing_url = redirect::landing_url(value)?;
     }
     Ok(())
 }

@@ -366,6 +366,8 @@ async fn hints(conn: &mut Conn, sale: &Sale) -> Result<Vec<HintView>, StoreError
                 HintSource::Metadata(index) => format!("metadata key {}", index.saturating_add(1)),
                 HintSource::ClientReference => "client_reference_id".to_owned(),
                 HintSource::Coupon => "coupon".to_owned(),
+                HintSource::Visitor => "visitor".to_owned(),
+                HintSource::Program => "program".to_owned(),
             },
             code: hint.code,
             told_at: hint.at,

@@ -1,16 +1,19 @@
 //! The HTTP edge: from bytes on a socket to a call of `app`, and back.
 //!
 //! Read [`serve`] for the accept loop and its limits, [`error`] for the one error envelope,
-//! [`webhooks`] for the receiver, [`admin`] for the API (with [`page`], [`body`] and [`path`] under it) and
-//! [`ops`] for health and metrics. No rule of the product lives here.
+//! [`webhooks`] for the receiver, [`admin`] for the API (with [`page`], [`body`] and [`path`] under it),
+//! [`client`] for websites and apps, [`redirect`] for affiliates' links and [`ops`] for health and metrics. No rule of the product lives here.
 
 pub mod admin;
 mod auth;
 pub mod body;
+pub mod client;
 pub mod error;
 pub mod ops;
 pub mod page;
 pub mod path;
+mod rate;
+pub mod redirect;
 pub mod serve;
 pub mod webhooks;
 

@@ -16,6 +16,7 @@ use crate::domain::{
     ids::{
         ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, InstanceId, IntentId, InvalidId,
         JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId,
+        TouchpointId,
     },
     intent::{IntentKind, IntentState, Verdict},
     job::JobState,
@@ -56,7 +57,7 @@ macro_rules! from_text {
 }
 from_text! {
     ids: ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, InstanceId, IntentId, JobId, KeyId, LotId,
-        OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId;
+        OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId, TouchpointId;
     words: AttributionModel, ChargeState, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
         OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
     json: MinPayout, Terms,

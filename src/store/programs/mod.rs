@@ -9,6 +9,8 @@ use sqlx::FromRow;
 
 pub use directory::{load_directory, lock_directory, share_directory};
 
+pub use crate::domain::program::AttributionModel;
+
 use super::{
     Conn, StoreError, Tx, expect_one,
     row::{AFTER_EVERY_ID, At},
@@ -17,7 +19,7 @@ use crate::domain::{
     ids::{OrganizationId, ProgramId},
     money::{BasisPoints, Currency},
     payout::{OnTransferReversed, PayoutSchedule},
-    program::{Dated, ProgramStatus, TermsVersion, words},
+    program::{Dated, ProgramStatus, TermsVersion, TouchRule, words},
     time::Timestamp,
 };
 
@@ -30,16 +32,6 @@ words! {
         Payment = "payment",
         /// The start of a right to use something.
         Entitlement = "entitlement",
-    }
-}
-
-words! {
-    /// Which of several touchpoints wins.
-    AttributionModel {
-        /// The earliest in the window.
-        FirstTouch = "first_touch",
-        /// The latest in the window.
-        LastTouch = "last_touch",
     }
 }
 
@@ -71,6 +63,8 @@ pub struct ProgramDetails {
     pub min_payout: MinPayout,
     /// What a reversed transfer does.
     pub on_transfer_reversed: OnTransferReversed,
+    /// Where links through this server lead.
+    pub landing_url: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// The newest status.
@@ -91,12 +85,21 @@ struct Row {
     payout_schedule: Option<String>,
     min_payout: String,
     on_transfer_reversed: String,
+    landing_url: Option<String>,
     created_at_us: i64,
     status: String,
     status_at_us: i64,
     version: i64,
     terms: String,
     terms_at_us: i64,
+}
+
+impl ProgramDetails {
+    /// What it makes of touchpoints now.
+    #[must_use]
+    pub const fn touch_rule(&self) -> TouchRule {
+        TouchRule { model: self.attribution_model, window_days: self.attribution_window_days }
+    }
 }
 
 impl Row {
@@ -115,6 +118,7 @@ impl Row {
             payout_schedule: at.read_opt("payout_schedule", self.payout_schedule.as_deref())?,
             min_payout: at.read("min_payout", &self.min_payout)?,
             on_transfer_reversed: at.read("on_transfer_reversed", &self.on_transfer_reversed)?,
+            landing_url: self.landing_url,
             created_at: Timestamp::from_micros(self.created_at_us),
             status: Dated {
                 at: Timestamp::from_micros(status_at),
@@ -136,8 +140,8 @@ impl Row {
 pub async fn insert(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreError> {
     const SQL: &str = "INSERT INTO program (id, organization_id, name, conversion_kind, attribution_model,
                            attribution_window_days, platform_fee_bps, payout_schedule, min_payout,
-                           on_transfer_reversed, created_at_us)
-                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+                           on_transfer_reversed, created_at_us, landing_url)
+                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     tx.q(SQL)
         .bind(program.id.as_str())
         .bind(program.organization_id.as_str())
@@ -150,6 +154,7 @@ pub async fn insert(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
         .bind(json(&program.min_payout))
         .bind(program.on_transfer_reversed.as_str())
         .bind(program.created_at.as_micros())
+        .bind(program.landing_url.as_deref())
         .exec()
         .await?;
     insert_status(tx, &program.id, &program.status).await?;
@@ -161,7 +166,7 @@ pub async fn update(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
     const SQL: &str = "UPDATE program
                        SET name = $2, conversion_kind = $3, attribution_model = $4,
                            attribution_window_days = $5, platform_fee_bps = $6, payout_schedule = $7,
-                           min_payout = $8, on_transfer_reversed = $9
+                           min_payout = $8, on_transfer_reversed = $9, landing_url = $10
                        WHERE id = $1";
     let affected = tx
         .q(SQL)
@@ -174,9 +179,31 @@ pub async fn update(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
         .bind(program.payout_schedule.map(PayoutSchedule::as_str))
         .bind(json(&program.min_payout))
         .bind(program.on_transfer_reversed.as_str())
+        .bind(program.landing_url.as_deref())
         .exec()
         .await?;
     expect_one(affected)
+}
+
+/// Keeps what the program made of touchpoints until now, before it changes.
+pub async fn retire_touch_rule(
+    tx: &mut Tx,
+    id: &ProgramId,
+    former: TouchRule,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    // Two changes at one instant: what held before the first is what held until then.
+    const SQL: &str = "INSERT INTO program_touch_rule
+            (program_id, until_us, attribution_model, attribution_window_days)
+        VALUES ($1, $2, $3, $4) ON CONFLICT (program_id, until_us) DO NOTHING";
+    tx.q(SQL)
+        .bind(id.as_str())
+        .bind(until.as_micros())
+        .bind(former.model.as_str())
+        .bind(i64::from(former.window_days))
+        .exec()
+        .await?;
+    Ok(())
 }
 
 /// Adds a status that holds from an instant at which no other begins.
@@ -223,7 +250,7 @@ pub async fn find(conn: &mut Conn, id: &ProgramId) -> Result<Option<ProgramDetai
     const SQL: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.landing_url, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =
@@ -244,7 +271,7 @@ pub async fn list(
     const ALL: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.landing_url, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =
@@ -256,7 +283,7 @@ pub async fn list(
     const OWNED: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.landing_url, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =
