@@ -11,7 +11,7 @@ use crate::{
     domain::{
         book::{Book, Sale},
         fact::{HintSource, ObjectRef, Subject},
-        ids::{CommissionId, PayoutId, ProgramId, SaleId},
+        ids::{CommissionId, ConversionId, PayoutId, ProgramId, SaleId},
         money::Currency,
         time::Timestamp,
     },
@@ -21,7 +21,7 @@ use crate::{
         inbox::{self, EventFilter, EventRow},
         sales,
         settlement::{self, AttemptRow, ItemRow, PayoutRow},
-        views::{self, BalanceRow, CommissionRow, ConversionRow},
+        views::{self, BalanceRow, CommissionRow, ConversionRow, FlagRow},
     },
 };
 
@@ -48,6 +48,23 @@ pub async fn conversions(
     let mut conn = of_program(app, by, program).await?;
     let before = before.map(|(at, id)| (*at, id.as_str()));
     Ok(views::list_conversions(&mut conn, program, before, limit).await?)
+}
+
+/// One conversion of a program, with the flags of its commission.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for a conversion of another program or owner.
+pub async fn conversion(
+    app: &App,
+    by: &Principal,
+    program: &ProgramId,
+    id: &ConversionId,
+) -> Result<(ConversionRow, Vec<FlagRow>), Refusal> {
+    let mut conn = of_program(app, by, program).await?;
+    let found = views::find_conversion(&mut conn, id).await?;
+    let found = found.filter(|found| found.program_id == program.as_str()).ok_or(Refusal::NotFound)?;
+    let flags = views::list_flags(&mut conn, &found.commission_id).await?;
+    Ok((found, flags))
 }
 
 /// Commissions of a program, newest first, before the given time and id.

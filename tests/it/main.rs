@@ -5,6 +5,7 @@ mod admin_api;
 mod auditor;
 mod books_api;
 mod conformance;
+mod conversions;
 mod directory;
 mod dispatching;
 mod doctor;
@@ -27,3 +28,4 @@ mod settling;
 mod store_contract;
 #[expect(dead_code, reason = "the kill tests use the rest")]
 mod support;
+mod touchpoints;

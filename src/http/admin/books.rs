@@ -5,18 +5,19 @@ use axum::{
     Json, Router,
     extract::State,
     http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Created, Data, created, ok};
+use super::{Answer, Data, created, ok};
 use crate::{
     app::{
         App,
         decide::{self, OnConversion},
         keys::Principal,
         reads,
-        report::{self, NewReport},
+        report::{self, NewReport, Reported},
     },
     domain::{
         commission::{ClawbackReason, CommissionState, DecisionKind},
@@ -30,7 +31,7 @@ use crate::{
         page::{Listing, Page},
         path::Named,
     },
-    store::views::{BalanceRow, CommissionRow, ConversionRow},
+    store::views::{BalanceRow, CommissionRow, ConversionRow, FlagRow},
 };
 
 pub(super) fn router() -> Router<App> {
@@ -39,6 +40,7 @@ pub(super) fn router() -> Router<App> {
             "/v1/admin/affiliate/programs/{program_id}/conversions",
             get(list_conversions).post(report_conversion),
         )
+        .route("/v1/admin/affiliate/programs/{program_id}/conversions/{id}", get(find_conversion))
         .route("/v1/admin/affiliate/programs/{program_id}/conversions/{id}/approve", post(approve))
         .route("/v1/admin/affiliate/programs/{program_id}/conversions/{id}/reject", post(reject))
         .route("/v1/admin/affiliate/programs/{program_id}/conversions/{id}/clawback", post(claw_back))
@@ -70,6 +72,8 @@ struct ConversionView {
     external_id: Option<String>,
     attributed_by: String,
     code: Option<String>,
+    touchpoint_id: Option<String>,
+    touched_at: Option<Timestamp>,
     status: &'static str,
     commission_state: String,
     reason: Option<String>,
@@ -93,6 +97,8 @@ impl From<ConversionRow> for ConversionView {
             external_id: row.external_id,
             attributed_by: row.attributed_by,
             code: row.code,
+            touchpoint_id: row.touchpoint_id,
+            touched_at: row.touched_at_us.map(Timestamp::from_micros),
             commission_state: row.state,
             reason: row.reason,
             currency: row.currency,
@@ -113,25 +119,67 @@ async fn list_conversions(
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 
+#[derive(Serialize)]
+struct FlagView {
+    kind: String,
+    id: String,
+    raised_at: Timestamp,
+    cleared_at: Option<Timestamp>,
+    cleared_by: Option<String>,
+}
+
+impl From<FlagRow> for FlagView {
+    fn from(row: FlagRow) -> Self {
+        Self {
+            kind: row.kind,
+            id: row.cause_id,
+            raised_at: Timestamp::from_micros(row.raised_at_us),
+            cleared_at: row.cleared_at_us.map(Timestamp::from_micros),
+            cleared_by: row.cleared_by,
+        }
+    }
+}
+
+/// A conversion with what stops or stopped its commission.
+#[derive(Serialize)]
+struct ConversionShown {
+    #[serde(flatten)]
+    conversion: ConversionView,
+    flags: Vec<FlagView>,
+}
+
+async fn find_conversion(
+    State(app): State<App>,
+    by: Principal,
+    Named((program, conversion)): OfProgram,
+) -> Answer<Data<ConversionShown>> {
+    let (row, flags) = reads::conversion(&app, &by, &program, &conversion).await?;
+    ok(ConversionShown { conversion: row.into(), flags: flags.into_iter().map(Into::into).collect() })
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReportRequest {
     project_id: String,
     external_id: String,
-    code: String,
+    code: Option<String>,
+    subject_ref: Option<String>,
     gross_amount_cents: i64,
+    tax_cents: Option<i64>,
     currency: Option<String>,
+    kind: Option<String>,
     occurred_at: Option<String>,
+    customer: Option<String>,
 }
 
 impl ReportRequest {
     fn read(self) -> Result<NewReport, ApiError> {
-        let currency = Currency::parse(self.currency.as_deref().unwrap_or("usd"))
-            .ok()
-            .filter(|currency| currency.is_listed())
-            .ok_or_else(|| {
+        let currency = self.currency.as_deref().map(|code| {
+            let listed = Currency::parse(code).ok().filter(|currency| currency.is_listed());
+            listed.ok_or_else(|| {
                 refuse("INVALID_CURRENCY", "currency", "currency must be an ISO 4217 code such as usd")
-            })?;
+            })
+        });
         let occurred_at = self.occurred_at.as_deref().map(Timestamp::parse_rfc3339).transpose();
         Ok(NewReport {
             project_id: ProjectId::parse(&self.project_id).map_err(|_| {
@@ -139,8 +187,11 @@ impl ReportRequest {
             })?,
             external_id: self.external_id,
             code: self.code,
+            subject_ref: self.subject_ref,
             gross_amount_cents: self.gross_amount_cents,
-            currency,
+            tax_cents: self.tax_cents,
+            currency: currency.transpose()?,
+            kind: self.kind,
             occurred_at: occurred_at.map_err(|_| {
                 refuse(
                     "INVALID_TIME",
@@ -148,17 +199,34 @@ impl ReportRequest {
                     "occurred_at must be RFC 3339, such as 2026-01-31T00:00:00Z",
                 )
             })?,
+            customer: self.customer,
         })
     }
 }
 
+/// A report that nobody is owed anything for: stored, and answered without a conversion.
+#[derive(Serialize)]
+struct Unattributed {
+    /// Always null.
+    data: Option<ConversionView>,
+    reason: &'static str,
+}
+
+/// 201 with the conversion, or 200 without one.
 async fn report_conversion(
     State(app): State<App>,
     by: Principal,
     Named(program): Named<ProgramId>,
     Body(request): Body<ReportRequest>,
-) -> Created<ConversionView> {
-    created(report::report(&app, &by, &program, request.read()?).await?.into())
+) -> Result<Response, ApiError> {
+    let reason = match report::report(&app, &by, &program, request.read()?).await? {
+        Reported::Conversion(row) => {
+            return created(ConversionView::from(*row)).map(IntoResponse::into_response);
+        }
+        Reported::NoTouchpoint => "no_touchpoint",
+        Reported::OtherProgram => "other_program",
+    };
+    Ok(Json(Unattributed { data: None, reason }).into_response())
 }
 
 type OfProgram = Named<(ProgramId, ConversionId)>;
