@@ -302,10 +302,10 @@ fn translate(app: &App, event: &ClaimedEvent) -> Translated {
     );
     let entered = span.enter();
     let read = catch_unwind(AssertUnwindSafe(|| read_facts(app, event)));
-    let scope = ProjectId::parse(&event.project_id).ok().map(|project_id| Scope {
-        project_id,
-        realm: Realm::new(&event.provider, event.livemode, &event.account),
-    });
+    let realm = Realm::new(&event.provider, event.livemode, &event.account);
+    // The customers of a report are the owner's own ids, as its orders are.
+    let realm = if event.provider == report::PROVIDER { realm.external() } else { realm };
+    let scope = ProjectId::parse(&event.project_id).ok().map(|project_id| Scope { project_id, realm });
     let (state, reason, facts) = match read {
         Ok(Some(Ok(Translation::Facts(_)))) if scope.is_none() => {
             (InboxState::Parked, Some("the event's project has no valid id".to_owned()), Vec::new())

@@ -18,8 +18,8 @@ use crate::{
 
 pub(super) fn router() -> Router<Client> {
     Router::new()
-        .route("/v1/client/affiliate/touchpoint", post(record))
-        .route("/v1/client/affiliate/identify", post(identify))
+        .route("/v1/client/affiliate/touchpoint", post(record).options(super::preflight))
+        .route("/v1/client/affiliate/identify", post(identify).options(super::preflight))
 }
 
 #[derive(Deserialize)]
