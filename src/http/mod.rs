@@ -1,13 +1,14 @@
 //! The HTTP edge: from bytes on a socket to a call of `app`, and back.
 //!
 //! Read [`serve`] for the accept loop and its limits, [`error`] for the one error envelope,
-//! [`webhooks`] for the receiver, [`admin`] for the API (with [`page`], [`body`] and [`path`] under it) and
-//! [`ops`] for health and metrics. No rule of the product lives here.
+//! [`webhooks`] for the receiver, [`admin`] for the API (with [`page`], [`body`] and [`path`] under it),
+//! [`openapi`] for its description and [`ops`] for health and metrics. No rule of the product lives here.
 
 pub mod admin;
 mod auth;
 pub mod body;
 pub mod error;
+pub mod openapi;
 pub mod ops;
 pub mod page;
 pub mod path;
@@ -23,11 +24,18 @@ use axum::{
 };
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
+use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
+use crate::app::App;
 use error::{ApiError, REQUEST_ID};
 
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Every route that is asked about `app`. The receiver has state of its own, see [`webhooks::routes`].
+pub fn api(app: App) -> OpenApiRouter {
+    admin::router().with_state(app)
+}
 
 /// Puts around all `routes` what every request needs: an id, a span, the error envelope also for
 /// unknown paths, wrong methods and panics, and a task of its own.

@@ -1,12 +1,9 @@
 //! `/v1/admin/affiliate/programs/{program_id}/enrollments` (seed S0, "Enroll affiliates").
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::StatusCode,
-    routing::{get, post},
-};
+use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Answer, Created, Data, created, id, ok};
 use crate::{
@@ -17,32 +14,42 @@ use crate::{
     },
     domain::{
         ids::{EnrollmentId, OrganizationId, ProgramId},
+        program::EnrollmentStatus,
         time::Timestamp,
     },
     http::{
         body::Body,
         error::ApiError,
-        page::{Listing, Page},
+        openapi::schemas::{Email, ReferralCode},
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
     store::enrollments::EnrollmentDetails,
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments", get(list).post(create))
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/approve", post(approve))
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/reject", post(reject))
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/suspend", post(suspend))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(approve))
+        .routes(routes!(reject))
+        .routes(routes!(suspend))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct EnrollmentRequest {
+    /// Either this or `email`.
+    #[schema(value_type = Option<OrganizationId>)]
     affiliate_org_id: Option<String>,
+    /// Either this or `affiliate_org_id`.
+    #[schema(value_type = Option<Email>)]
     email: Option<String>,
+    #[schema(value_type = Option<EnrollmentId>)]
     parent_enrollment_id: Option<String>,
+    /// Made up where it is absent.
+    #[schema(value_type = Option<ReferralCode>)]
     code: Option<String>,
+    #[schema(pattern = "^(active|pending|invited)$")]
     status: Option<String>,
 }
 
@@ -71,13 +78,15 @@ impl EnrollmentRequest {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Enrollment)]
 struct EnrollmentView {
     id: EnrollmentId,
     program_id: ProgramId,
     affiliate_org_id: OrganizationId,
     parent_enrollment_id: Option<EnrollmentId>,
     code: String,
+    #[schema(value_type = EnrollmentStatus)]
     status: &'static str,
     created_at: Timestamp,
 }
@@ -96,6 +105,14 @@ impl From<EnrollmentDetails> for EnrollmentView {
     }
 }
 
+/// Lets an affiliate join, by organization or by e-mail address.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments",
+    operation_id = "createEnrollment", tag = "enrollments",
+    params(("program_id" = ProgramId, Path)),
+    request_body = EnrollmentRequest,
+    responses((status = 201, description = "The enrollment.", body = Data<EnrollmentView>))
+)]
 async fn create(
     State(app): State<App>,
     by: Principal,
@@ -105,6 +122,13 @@ async fn create(
     created(enrollments::create(&app, &by, &program, request.read()?).await?.into())
 }
 
+/// The enrollments of a program, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/enrollments",
+    operation_id = "listEnrollments", tag = "enrollments",
+    params(("program_id" = ProgramId, Path), PageQuery),
+    responses((status = 200, description = "A page of enrollments.", body = Listing<EnrollmentView>))
+)]
 async fn list(
     State(app): State<App>,
     by: Principal,
@@ -117,14 +141,35 @@ async fn list(
 
 type Both = Named<(ProgramId, EnrollmentId)>;
 
+/// Lets an affiliate in who applied or was suspended.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/approve",
+    operation_id = "approveEnrollment", tag = "enrollments",
+    params(("program_id" = ProgramId, Path), ("id" = EnrollmentId, Path)),
+    responses((status = 200, description = "The enrollment.", body = Data<EnrollmentView>))
+)]
 async fn approve(State(app): State<App>, by: Principal, path: Both) -> Answer<Data<EnrollmentView>> {
     judge(&app, &by, path, Verdict::Approve).await
 }
 
+/// Turns an affiliate down.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/reject",
+    operation_id = "rejectEnrollment", tag = "enrollments",
+    params(("program_id" = ProgramId, Path), ("id" = EnrollmentId, Path)),
+    responses((status = 200, description = "The enrollment.", body = Data<EnrollmentView>))
+)]
 async fn reject(State(app): State<App>, by: Principal, path: Both) -> Answer<Data<EnrollmentView>> {
     judge(&app, &by, path, Verdict::Reject).await
 }
 
+/// Stops new earnings; what was earned goes on.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/suspend",
+    operation_id = "suspendEnrollment", tag = "enrollments",
+    params(("program_id" = ProgramId, Path), ("id" = EnrollmentId, Path)),
+    responses((status = 200, description = "The enrollment.", body = Data<EnrollmentView>))
+)]
 async fn suspend(State(app): State<App>, by: Principal, path: Both) -> Answer<Data<EnrollmentView>> {
     judge(&app, &by, path, Verdict::Suspend).await
 }
