@@ -25,7 +25,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use utoipa::openapi::{ComponentsBuilder, OpenApi, OpenApiBuilder};
+use utoipa::{PartialSchema as _, ToSchema as _, openapi::OpenApi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::error::Envelope;
@@ -39,8 +39,10 @@ pub fn described(api: OpenApiRouter) -> Router {
     let (own_routes, mut own) = OpenApiRouter::new().routes(routes!(document)).split_for_parts();
     let (routes, described) = api.split_for_parts();
     own.merge(described);
-    let refusal = ComponentsBuilder::new().schema_from::<Envelope>().build();
-    own.merge(OpenApiBuilder::new().components(Some(refusal)).build());
+    let schemas = &mut own.components.get_or_insert_default().schemas;
+    let mut of_refusals = vec![(Envelope::name().into_owned(), Envelope::schema())];
+    Envelope::schemas(&mut of_refusals);
+    schemas.extend(of_refusals);
     routes.merge(own_routes.with_state(Document(finished(&own))))
 }
 

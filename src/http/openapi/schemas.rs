@@ -145,8 +145,8 @@ texts! {
     Reason(1..=1000, PROSE)
     /// A person's own words beside a decision.
     Note(0..=1000, NOTE)
-    /// An e-mail address.
-    Email(3..=254, r"^[^\s\x00-\x1f\x7f-\x9f@+]+@[^\s\x00-\x1f\x7f-\x9f@]+$")
+    /// An e-mail address, with or without blanks around it.
+    Email(3..=254, r"^\s*[^\s\x00-\x1f\x7f-\x9f@+][^\s\x00-\x1f\x7f-\x9f]*@[^\s\x00-\x1f\x7f-\x9f@]+\s*$")
     /// An affiliate's code.
     ReferralCode(2..=64, "^[A-Za-z0-9_-]+$")
     /// The id of an order at the one who reports it.
