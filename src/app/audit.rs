@@ -5,6 +5,8 @@
 //! left out and addresses are masked, whatever the caller passes. What the stages do on their own (book
 //! events, settle by schedule, send) is not here: their rows are facts, entries, payouts and attempts.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -62,11 +64,32 @@ pub struct Change {
     pub after: Option<Value>,
 }
 
-/// An object as it is kept in the log.
+impl Change {
+    /// A change of the object with that id, which belongs to `owner`.
+    #[must_use]
+    pub fn new(action: &'static str, object: impl fmt::Display, owner: Option<&OrganizationId>) -> Self {
+        let (object, organization_id) = (object.to_string(), owner.cloned());
+        Self { action, object, organization_id, before: None, after: None }
+    }
+
+    /// With what the object was.
+    #[must_use]
+    pub fn before(self, object: &impl Serialize) -> Self {
+        Self { before: snapshot(object), ..self }
+    }
+
+    /// With what the object is now.
+    #[must_use]
+    pub fn after(self, object: &impl Serialize) -> Self {
+        Self { after: snapshot(object), ..self }
+    }
+}
+
+/// An object as it is kept in the log; none for nothing.
 #[must_use]
 pub fn snapshot(object: &impl Serialize) -> Option<Value> {
     // Fails only for maps whose keys are not text; the log then lacks the picture and still has the change.
-    serde_json::to_value(object).ok()
+    serde_json::to_value(object).ok().filter(|value| !value.is_null())
 }
 
 /// Writes a change down, in the transaction that makes it.
@@ -79,7 +102,6 @@ pub async fn record(tx: &mut Tx, by: &Principal, change: Change, now: Timestamp)
     if let Some(claim) = &origin.claim {
         idempotency::mark_changed(tx, &claim.id, claim.number).await?;
     }
-    let text = |value: Option<Value>| value.map(|value| redacted(value).to_string());
     let row = AuditRow {
         id: new_id!(AuditId, now),
         at: now,
@@ -89,8 +111,8 @@ pub async fn record(tx: &mut Tx, by: &Principal, change: Change, now: Timestamp)
         organization_id: change.organization_id,
         action: change.action.to_owned(),
         object: change.object,
-        before: text(change.before),
-        after: text(change.after),
+        before: change.before.map(redacted),
+        after: change.after.map(redacted),
         request_id: origin.request_id.clone(),
         idempotency_id: origin.claim.as_ref().map(|claim| claim.id.clone()),
     };

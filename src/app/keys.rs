@@ -11,7 +11,11 @@ use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{App, Refusal, audit::Origin, fill_random, new_id};
+use super::{
+    App, Refusal,
+    audit::{self, Change, Origin},
+    fill_random, new_id,
+};
 pub use crate::store::keys::{ApiKey, KeyKind};
 use crate::{
     domain::{
@@ -308,6 +312,8 @@ pub async fn create(app: &App, by: &Principal, new: NewKey) -> Result<CreatedKey
     };
     let secret = random_text::<SECRET_LENGTH>();
     keys::insert(&mut tx, &key, &hash_of(&secret)).await?;
+    let change = Change::new("key.created", &key.id, key.organization_id.as_ref()).after(&key);
+    audit::record(&mut tx, by, change, now).await?;
     tx.commit().await?;
     let text = SecretString::from(key_text(key.kind, &key.id, &secret));
     Ok(CreatedKey { key, text })
@@ -413,8 +419,11 @@ pub async fn revoke(app: &App, by: &Principal, id: &KeyId) -> Result<ApiKey, Ref
     if !is_visible {
         return Err(Refusal::NotFound);
     }
-    keys::mark_revoked(&mut tx, id, app.now()).await?;
+    let now = app.now();
+    keys::mark_revoked(&mut tx, id, now).await?;
     let revoked = keys::find(&mut tx, id).await?.ok_or(Refusal::NotFound)?;
+    let change = Change::new("key.revoked", id, key.organization_id.as_ref()).before(&key).after(&revoked);
+    audit::record(&mut tx, by, change, now).await?;
     tx.commit().await?;
     Ok(revoked)
 }

@@ -11,6 +11,7 @@ pub mod dispatch;
 pub mod doctor;
 pub mod endpoints;
 pub mod enrollments;
+pub mod events;
 pub mod explain;
 mod fold;
 pub mod holds;

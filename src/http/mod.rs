@@ -8,11 +8,15 @@ pub mod admin;
 mod auth;
 pub mod body;
 pub mod error;
+mod idempotency;
+mod once;
 pub mod ops;
 pub mod page;
 pub mod path;
 pub mod serve;
 pub mod webhooks;
+
+pub use once::{Once, ShownOnce};
 
 use axum::{
     Router,
@@ -25,9 +29,15 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use crate::app::App;
 use error::{ApiError, REQUEST_ID};
 
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Every route of the API, with what stands around them all.
+pub fn api(app: &App) -> Router {
+    idempotency::around(admin::router(), app).with_state(app.clone())
+}
 
 /// Puts around all `routes` what every request needs: an id, a span, the error envelope also for
 /// unknown paths, wrong methods and panics, and a task of its own.

@@ -1,5 +1,6 @@
 //! The audit log: who changed what. Rows are added and read, never changed; triggers see to that.
 
+use serde_json::Value;
 use sqlx::FromRow;
 
 use super::{
@@ -30,10 +31,10 @@ pub struct AuditRow {
     pub action: String,
     /// The id of what was changed.
     pub object: String,
-    /// What it was, as JSON without secrets; none: it was not there.
-    pub before: Option<String>,
-    /// What it is now, as JSON without secrets; none: it is not there any more.
-    pub after: Option<String>,
+    /// What it was, without secrets; none: it was not there.
+    pub before: Option<Value>,
+    /// What it is now, without secrets; none: it is not there any more.
+    pub after: Option<Value>,
     /// The request that did it; `cli` for the command line.
     pub request_id: String,
     /// The row of the request's Idempotency-Key.
@@ -70,8 +71,8 @@ impl Row {
             actor_kind: self.actor_kind,
             action: self.action,
             object: self.object,
-            before: self.before_json,
-            after: self.after_json,
+            before: at.read_opt("before_json", self.before_json.as_deref())?,
+            after: at.read_opt("after_json", self.after_json.as_deref())?,
             request_id: self.request_id,
         })
     }
@@ -92,8 +93,8 @@ pub async fn insert(tx: &mut Tx, row: &AuditRow) -> Result<(), StoreError> {
         .bind(row.organization_id.as_ref().map(OrganizationId::as_str))
         .bind(row.action.as_str())
         .bind(row.object.as_str())
-        .bind(row.before.as_deref())
-        .bind(row.after.as_deref())
+        .bind(row.before.as_ref().map(Value::to_string))
+        .bind(row.after.as_ref().map(Value::to_string))
         .bind(row.request_id.as_str())
         .bind(row.idempotency_id.as_ref().map(IdempotencyId::as_str))
         .exec()

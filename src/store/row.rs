@@ -60,7 +60,7 @@ from_text! {
         IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId;
     words: AttributionModel, ChargeState, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
         OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
-    json: MinPayout, Terms,
+    json: MinPayout, Terms, serde_json::Value,
 }
 
 impl FromText for Currency {

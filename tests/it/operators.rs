@@ -14,7 +14,7 @@ use remit::{
         job::JobState,
         money::{Currency, Money},
     },
-    http::{admin, edge},
+    http::{self, edge},
     store::{job_views::JobFilter, jobs as stored_jobs},
 };
 use secrecy::{ExposeSecret as _, SecretString};
@@ -447,7 +447,7 @@ on_each_engine! {
         let intent = unknown_payout(&bank, None).await;
         let app = bank.shop.node.app.clone();
         let api = Api {
-            router: edge(admin::router().with_state(app.clone()), &TaskTracker::new()),
+            router: edge(http::api(&app), &TaskTracker::new()),
             clock: bank.shop.node.clock.clone(),
             operator: operator_key(&bank, None).await,
             app,

@@ -9,7 +9,7 @@ use axum::{
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Created, Data, created, id, ok};
+use super::{Answer, Data, id, ok};
 use crate::{
     app::{
         App, Refusal,
@@ -20,6 +20,7 @@ use crate::{
         time::Timestamp,
     },
     http::{
+        Once, ShownOnce,
         body::Body,
         error::ApiError,
         page::{Listing, Page},
@@ -88,8 +89,7 @@ impl KeyView {
 
 #[derive(Serialize)]
 struct CreatedKeyView {
-    /// Shown once.
-    key: String,
+    key: ShownOnce<String>,
     #[serde(flatten)]
     view: KeyView,
 }
@@ -98,9 +98,11 @@ async fn create(
     State(app): State<App>,
     by: Principal,
     Body(request): Body<KeyRequest>,
-) -> Created<CreatedKeyView> {
+) -> Result<Once<Data<CreatedKeyView>>, ApiError> {
     let made = keys::create(&app, &by, request.read()?).await?;
-    created(CreatedKeyView { key: made.text.expose_secret().to_owned(), view: KeyView::of(made.key)? })
+    let key = ShownOnce(made.text.expose_secret().to_owned());
+    let data = CreatedKeyView { key, view: KeyView::of(made.key)? };
+    Ok(Once(StatusCode::CREATED, Data { data }))
 }
 
 async fn list(State(app): State<App>, by: Principal, page: Page<KeyId>) -> Answer<Listing<KeyView>> {
