@@ -3,8 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::{Value, json};
+
 use super::{
     App, Refusal,
+    audit::{self, Change},
     fold::{self, FoldAndRecordError},
     keys::{Principal, Scope},
     new_id,
@@ -42,8 +45,8 @@ pub struct Request {
     pub amount: Option<i64>,
     /// The person's own words.
     pub note: Option<String>,
-    /// The key that decides.
-    pub actor: String,
+    /// Who decides.
+    pub by: Principal,
     /// The caller's own key of this request: the same key takes the same decision once.
     pub idempotency_key: Option<String>,
 }
@@ -147,6 +150,7 @@ async fn decide_once(app: &App, request: &Request) -> Result<Decided, DecideErro
         return Ok(standing);
     }
     check(request, sale)?;
+    let (owner, was) = (sale.owner.clone(), commission_of(request, sale).map(told));
     let decision = Decision {
         id,
         enrollment_id: request.enrollment_id.clone(),
@@ -159,7 +163,7 @@ async fn decide_once(app: &App, request: &Request) -> Result<Decided, DecideErro
         decision: decision.clone(),
         sale_id: sale_id.clone(),
         note: request.note.clone(),
-        actor: request.actor.clone(),
+        actor: request.by.actor().to_owned(),
     };
     commissions::insert_decision(&mut tx, &new).await?;
     sale.decisions.push(decision.clone());
@@ -175,6 +179,9 @@ async fn decide_once(app: &App, request: &Request) -> Result<Decided, DecideErro
         Err(FoldAndRecordError::Fold(error)) => return Err(error.into()),
     }
     let commission = book.sale(&sale_id).and_then(|sale| commission_of(request, sale)).cloned();
+    let change = change(request, &sale_id, commission.as_ref(), &decision);
+    let change = Change { organization_id: Some(owner), before: was, ..change };
+    audit::record(&mut tx, &request.by, change, now).await?;
     failpoint::reach(Failpoint::DecideBeforeCommit);
     tx.commit().await?;
     failpoint::reach(Failpoint::DecideAfterCommit);
@@ -186,10 +193,39 @@ async fn decide_once(app: &App, request: &Request) -> Result<Decided, DecideErro
 fn decision_id(request: &Request, now: Timestamp) -> DecisionId {
     match &request.idempotency_key {
         None => new_id!(DecisionId, now),
-        Some(key) => {
-            DecisionId::derived(&[&request.actor, key, request.kind.as_str(), request.enrollment_id.as_str()])
-        }
+        Some(key) => DecisionId::derived(&[
+            request.by.actor(),
+            key,
+            request.kind.as_str(),
+            request.enrollment_id.as_str(),
+        ]),
     }
+}
+
+/// A commission as the audit log tells of it.
+fn told(commission: &Commission) -> Value {
+    json!({
+        "commission_id": commission.id, "state": commission.state.as_str(), "currency": commission.currency,
+        "amount_cents": commission.amount, "earned_cents": commission.earned,
+        "clawed_cents": commission.clawed,
+    })
+}
+
+/// What the decision changed. An attribution is about a sale, every other decision about a conversion.
+fn change(request: &Request, sale: &SaleId, commission: Option<&Commission>, decision: &Decision) -> Change {
+    let (action, is_about_sale) = match request.kind {
+        DecisionKind::Attribute => ("sale.attributed", true),
+        DecisionKind::Approve => ("conversion.approved", false),
+        DecisionKind::Reject => ("conversion.rejected", false),
+        DecisionKind::Clawback | DecisionKind::TransferClawback => ("conversion.clawed_back", false),
+    };
+    let conversion = commission.filter(|_| !is_about_sale).map(|known| known.conversion_id.as_str());
+    let after = json!({
+        "decision_id": decision.id, "enrollment_id": decision.enrollment_id, "note": request.note,
+        "reason": decision.reason.map(ClawbackReason::as_str), "amount_cents": decision.amount,
+        "commission": commission.map(told),
+    });
+    Change::new(action, conversion.unwrap_or(sale.as_str()), None).after(&after)
 }
 
 fn commission_of<'s>(request: &Request, sale: &'s Sale) -> Option<&'s Commission> {
@@ -325,7 +361,7 @@ pub async fn decide_conversion(
         reason: what.reason,
         amount: what.amount,
         note: what.note,
-        actor: by.actor().to_owned(),
+        by: by.clone(),
         idempotency_key: what.idempotency_key,
     };
     let decided = decide(app, &request).await?;
@@ -374,7 +410,7 @@ pub async fn attribute_sale(
         reason: None,
         amount: None,
         note: Some(note),
-        actor: by.actor().to_owned(),
+        by: by.clone(),
         idempotency_key,
     };
     Ok(decide(app, &request).await?)

@@ -6,6 +6,7 @@
 
 use super::{
     App, Refusal,
+    audit::{self, Change},
     keys::{Principal, Scope, random_text},
     new_id,
     organizations::address,
@@ -99,6 +100,9 @@ pub async fn create(
         programs::lock_directory(&mut tx, &program.organization_id).await?;
         refold::request_enrollment(&mut tx, &enrollment.id, "code_created", now).await?;
     }
+    let owner = Some(&program.organization_id);
+    let change = Change::new("enrollment.created", &enrollment.id, owner).after(&enrollment);
+    audit::record(&mut tx, by, change, now).await?;
     tx.commit().await?;
     Ok(enrollment)
 }
@@ -181,6 +185,15 @@ impl Verdict {
             Self::Suspend => EnrollmentStatus::Suspended,
         }
     }
+
+    /// What the audit log calls it.
+    const fn action(self) -> &'static str {
+        match self {
+            Self::Approve => "enrollment.approved",
+            Self::Reject => "enrollment.rejected",
+            Self::Suspend => "enrollment.suspended",
+        }
+    }
 }
 
 /// Says something about an enrollment. Saying it again changes nothing.
@@ -209,7 +222,9 @@ pub async fn judge(
             programs::lock_directory(&mut tx, &program.organization_id).await?;
             refold::request_enrollment(&mut tx, id, "affiliate_activated", now).await?;
         }
+        let change = Change::new(verdict.action(), id, Some(&program.organization_id)).before(&enrollment);
         enrollment.status = next;
+        audit::record(&mut tx, by, change.after(&enrollment), now).await?;
         tx.commit().await?;
     }
     Ok(enrollment)

@@ -8,6 +8,7 @@
 mod views;
 
 use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
 use tracing::info;
 
 pub use self::views::{
@@ -15,7 +16,9 @@ pub use self::views::{
     ResolutionView,
 };
 use super::{
-    App, Refusal, dispatch,
+    App, Refusal,
+    audit::{self, Change},
+    dispatch,
     keys::{self, AuthError, Principal, Scope},
     new_id,
     payouts::{self, Reach, Scene, Subject},
@@ -102,6 +105,7 @@ pub async fn retry(app: &App, by: &Principal, id: &str) -> Result<JobDetails, Re
         return Err(not_hastened(&job));
     }
     let stored = jobs::load_intent(&mut tx, &intent).await?.ok_or(Refusal::NotFound)?;
+    audit::record(&mut tx, by, Change::new("job.retried", &intent, None), now).await?;
     let resolution = NewResolution {
         id: new_id!(ResolutionId, now),
         intent_id: &intent,
@@ -210,6 +214,11 @@ pub async fn resolve(app: &App, by: &Principal, id: &str, new: &Resolution) -> R
         Some(object) => adopt(&mut tx, &mut scene, object, &resolution_id, now).await?,
         None => release(&mut tx, &mut scene, &resolution_id, now).await?,
     }
+    let said = json!({
+        "resolution_id": resolution_id, "verdict": verdict.as_str(), "object_id": object_id,
+        "evidence": evidence, "approver": approver.actor(),
+    });
+    audit::record(&mut tx, by, Change::new("job.resolved", &intent, None).after(&said), now).await?;
     let shown = details(&mut tx, &intent).await?;
     failpoint::reach(Failpoint::ResolveBeforeCommit);
     tx.commit().await?;

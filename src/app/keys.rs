@@ -11,7 +11,11 @@ use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{App, Refusal, fill_random, new_id};
+use super::{
+    App, Refusal,
+    audit::{self, Change, Origin},
+    fill_random, new_id,
+};
 pub use crate::store::keys::{ApiKey, KeyKind};
 use crate::{
     domain::{
@@ -92,8 +96,8 @@ const fn possible_scopes(kind: KeyKind) -> &'static [Scope] {
     }
 }
 
-/// Who is asking. Only [`authenticate`] and [`Principal::console`] make one, so whoever holds one has
-/// been checked.
+/// Who is asking. Only [`authenticate`], [`Principal::console`] and [`Principal::anonymous`] make one, so
+/// whoever holds one has been checked.
 #[derive(Clone, Debug)]
 pub struct Principal {
     key_id: Option<KeyId>,
@@ -101,6 +105,7 @@ pub struct Principal {
     organization_id: Option<OrganizationId>,
     project_id: Option<ProjectId>,
     scopes: Scopes,
+    origin: Origin,
 }
 
 impl Principal {
@@ -113,12 +118,50 @@ impl Principal {
             organization_id: None,
             project_id: None,
             scopes: Scopes::default_of(KeyKind::Operator),
+            origin: Origin::default(),
         }
     }
 
-    /// Written down beside what it did: the id of its key, or `console`.
+    /// Somebody without a key, who may do nothing but what needs none; named in the audit log.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self {
+            key_id: None,
+            kind: KeyKind::Client,
+            organization_id: None,
+            project_id: None,
+            scopes: Scopes(BTreeSet::new()),
+            origin: Origin::default(),
+        }
+    }
+
+    /// The same, asking by this request.
+    #[must_use]
+    pub fn within(mut self, origin: Origin) -> Self {
+        self.origin = origin;
+        self
+    }
+
+    /// The request by which it asks.
+    pub const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Written down beside what it did: the id of its key, `console`, or `anonymous`.
     pub fn actor(&self) -> &str {
-        self.key_id.as_ref().map_or("console", KeyId::as_str)
+        self.key_id.as_ref().map_or_else(|| self.keyless(), KeyId::as_str)
+    }
+
+    /// The kind of its key in the audit log, or what it is without one.
+    pub fn actor_kind(&self) -> &'static str {
+        if self.key_id.is_some() { self.kind.as_str() } else { self.keyless() }
+    }
+
+    const fn keyless(&self) -> &'static str {
+        match self.kind {
+            KeyKind::Operator => "console",
+            KeyKind::Organization | KeyKind::Client => "anonymous",
+        }
     }
 
     /// The kind of its key.
@@ -194,6 +237,7 @@ pub async fn authenticate(app: &App, presented: &str) -> Result<Principal, AuthE
         kind: key.kind,
         organization_id: key.organization_id,
         project_id: key.project_id,
+        origin: Origin::default(),
     })
 }
 
@@ -268,6 +312,8 @@ pub async fn create(app: &App, by: &Principal, new: NewKey) -> Result<CreatedKey
     };
     let secret = random_text::<SECRET_LENGTH>();
     keys::insert(&mut tx, &key, &hash_of(&secret)).await?;
+    let change = Change::new("key.created", &key.id, key.organization_id.as_ref()).after(&key);
+    audit::record(&mut tx, by, change, now).await?;
     tx.commit().await?;
     let text = SecretString::from(key_text(key.kind, &key.id, &secret));
     Ok(CreatedKey { key, text })
@@ -373,8 +419,11 @@ pub async fn revoke(app: &App, by: &Principal, id: &KeyId) -> Result<ApiKey, Ref
     if !is_visible {
         return Err(Refusal::NotFound);
     }
-    keys::mark_revoked(&mut tx, id, app.now()).await?;
+    let now = app.now();
+    keys::mark_revoked(&mut tx, id, now).await?;
     let revoked = keys::find(&mut tx, id).await?.ok_or(Refusal::NotFound)?;
+    let change = Change::new("key.revoked", id, key.organization_id.as_ref()).before(&key).after(&revoked);
+    audit::record(&mut tx, by, change, now).await?;
     tx.commit().await?;
     Ok(revoked)
 }

@@ -3,6 +3,7 @@
 //! owns transactions. No network call is ever made inside one.
 
 pub mod archive;
+pub mod audit;
 pub mod charges;
 pub mod decide;
 pub mod demo;
@@ -10,9 +11,11 @@ pub mod dispatch;
 pub mod doctor;
 pub mod endpoints;
 pub mod enrollments;
+pub mod events;
 pub mod explain;
 mod fold;
 pub mod holds;
+pub mod idempotency;
 pub mod instance;
 pub mod jobs;
 pub mod keys;

@@ -8,10 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{
     App, Refusal,
+    audit::{self, Change},
     fold::{self, FoldAndRecordError},
     keys::{Principal, Scope},
     new_id,
@@ -717,7 +719,10 @@ pub async fn cancel(app: &App, by: &Principal, id: &PayoutId) -> Result<(), Refu
         return Err(Refusal::conflict("PAYOUT_SUBMITTED", message));
     }
     let cause = Cause::Time(format!("canceled by {}", by.actor()));
+    let was = json!({ "state": stored.payout.state.as_str(), "reason": stored.reason });
     end(app, &mut tx, &mut scene, Ending::Canceled, &cause, now).await.map_err(refused)?;
+    let change = Change::new("payout.canceled", id, Some(&owner)).before(&was);
+    audit::record(&mut tx, by, change.after(&json!({ "state": "canceled" })), now).await?;
     failpoint::reach(Failpoint::CancelBeforeCommit);
     tx.commit().await?;
     failpoint::reach(Failpoint::CancelAfterCommit);

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{
     App, Refusal,
+    audit::{self, Change},
     keys::{Principal, Scope},
     new_id, refusal,
 };
@@ -110,6 +111,8 @@ pub async fn create(app: &App, by: &Principal, fields: ProgramFields) -> Result<
     let mut tx = app.db.begin().await?;
     organizations::find(&mut tx, &program.organization_id).await?.ok_or(Refusal::NotFound)?;
     programs::insert(&mut tx, &program).await?;
+    let change = Change::new("program.created", &program.id, Some(&program.organization_id)).after(&program);
+    audit::record(&mut tx, by, change, now).await?;
     tx.commit().await?;
     Ok(program)
 }
@@ -205,6 +208,8 @@ pub async fn update(
         new.terms.value.version = old.terms.value.version.saturating_add(1);
         programs::insert_terms(&mut tx, id, &new.terms).await?;
     }
+    let change = Change::new("program.updated", id, Some(&new.organization_id)).before(&old).after(&new);
+    audit::record(&mut tx, by, change, now).await?;
     tx.commit().await?;
     Ok(new)
 }

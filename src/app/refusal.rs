@@ -78,6 +78,23 @@ impl Refusal {
         Self::conflict("INVALID_STATE", format!("{what} that is {from} cannot become {to}"))
     }
 
+    /// When the same request may be answered otherwise, where that takes only time; seconds.
+    pub fn retry_after_s(&self) -> Option<u32> {
+        match self {
+            Self::Conflict { code: "SALE_MERGING" | "NOT_PROCESSED_YET", .. } => Some(1),
+            Self::Conflict { code: "CALL_UNDER_WAY" | "JOB_RUNNING", .. } => Some(60),
+            Self::Store(error) if error.is_unavailable() || error.is_retryable() => Some(1),
+            Self::Invalid { .. }
+            | Self::NotFound
+            | Self::MissingScope(_)
+            | Self::Forbidden(_)
+            | Self::Conflict { .. }
+            | Self::Unavailable { .. }
+            | Self::Store(_)
+            | Self::Seal(_) => None,
+        }
+    }
+
     /// The upper-case code that callers branch on.
     pub fn code(&self) -> &'static str {
         match self {

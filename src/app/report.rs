@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     App, Refusal,
+    audit::{self, Change},
     keys::{Principal, Scope},
     process,
 };
@@ -23,7 +24,7 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        inbox::{self, EventSource, InboxState, NewEvent},
+        inbox::{self, EventSource, InboxState, Inserted, NewEvent},
         organizations, programs,
         views::{self, ConversionRow},
     },
@@ -126,7 +127,11 @@ pub async fn report(
     };
     let event = stored(app, program_id, &new.project_id, &report, now);
     let mut tx = app.db.begin().await?;
-    inbox::insert_batch(&mut tx, std::slice::from_ref(&event)).await?;
+    let inserted = inbox::insert_batch(&mut tx, std::slice::from_ref(&event)).await?;
+    if inserted == [Inserted::New] {
+        let change = Change::new("conversion.reported", &event.id, Some(&owner)).after(&report);
+        audit::record(&mut tx, by, change, now).await?;
+    }
     tx.commit().await?;
     process_now(app, &event).await?;
     let mut conn = app.db.read().await?;

@@ -10,7 +10,7 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::{App, dispatch::Dispatcher, instance, process, refold, release, settle, transfers};
+use super::{App, dispatch::Dispatcher, idempotency, instance, process, refold, release, settle, transfers};
 use crate::{
     clock::DisciplinedClock,
     domain::{intent::IntentKind, job::JobState},
@@ -52,6 +52,8 @@ const SETTLE_EVERY: Duration = Duration::from_secs(5);
 const GAUGES_EVERY: Duration = Duration::from_secs(15);
 /// How often the database's age is raised.
 const BEAT_EVERY: Duration = Duration::from_mins(1);
+/// How often old Idempotency-Keys are looked for. One that is sent again after its day is free by itself.
+const PURGE_EVERY: Duration = Duration::from_mins(1);
 /// How often the clock is compared with the database's.
 const CLOCK_EVERY: Duration = Duration::from_secs(30);
 
@@ -106,6 +108,16 @@ pub async fn run_beat(app: App, stop: CancellationToken) {
     run("beat", pace, &no_hint, &stop, || {
         let app = app.clone();
         async move { instance::beat(&app).await.map(|()| false) }
+    })
+    .await;
+}
+
+/// Forgets Idempotency-Keys whose day is over, until `stop`.
+pub async fn run_purge(app: App, stop: CancellationToken) {
+    let (no_hint, pace) = (Notify::new(), Pace { poll: PURGE_EVERY, ..PACE });
+    run("purge", pace, &no_hint, &stop, || {
+        let app = app.clone();
+        async move { idempotency::purge(&app).await }
     })
     .await;
 }

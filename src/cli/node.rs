@@ -102,6 +102,7 @@ fn start_stages(app: &App, shutdown: &Shutdown) -> anyhow::Result<()> {
     if app.config.has_role(Role::Schedule) {
         shutdown.spawn(worker::run_release(app.clone(), shutdown.draining().clone()));
         shutdown.spawn(worker::run_beat(app.clone(), shutdown.draining().clone()));
+        shutdown.spawn(worker::run_purge(app.clone(), shutdown.draining().clone()));
         shutdown.spawn(worker::run_settle(app.clone(), shutdown.draining().clone()));
     }
     if app.config.has_role(Role::Dispatch) {

@@ -204,6 +204,14 @@ text_id!(
     /// Something an operator should look at.
     FindingId, "find_"
 );
+text_id!(
+    /// A change that somebody made.
+    AuditId, "aud_"
+);
+text_id!(
+    /// A request that was sent with an Idempotency-Key.
+    IdempotencyId, "idem_"
+);
 
 #[cfg(test)]
 mod tests {

@@ -33,6 +33,12 @@ macro_rules! words {
                 Self::ALL.iter().copied().find(|value| value.as_str() == word)
             }
         }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
     };
 }
 pub(crate) use words;
@@ -68,7 +74,7 @@ words! {
 }
 
 /// A value and the instant from which it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Dated<T> {
     /// From when, inclusive.
     pub at: Timestamp,
@@ -83,7 +89,7 @@ pub fn as_of<T>(rows: &[Dated<T>], at: Timestamp) -> Option<&T> {
 }
 
 /// A numbered version of a program's terms.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TermsVersion {
     /// 1, 2, 3, …
     pub version: i64,

@@ -37,7 +37,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
     }
 }
 
-async fn bytes(request: Request) -> Result<Bytes, ApiError> {
+/// The whole body of a request, within the limit that all have.
+pub(super) async fn bytes(request: Request) -> Result<Bytes, ApiError> {
     axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await.map_err(|_| {
         let message = "the body is larger than 65536 bytes, or did not arrive whole";
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)

@@ -82,7 +82,8 @@ impl ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let (code, message) = (refusal.code(), refusal.to_string());
-        match refusal {
+        let retry_after_s = refusal.retry_after_s();
+        let error = match refusal {
             Refusal::Invalid { param, .. } => {
                 Self::new(StatusCode::BAD_REQUEST, code, message).with_param(param)
             }
@@ -95,12 +96,16 @@ impl From<Refusal> for ApiError {
             Refusal::Unavailable { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message),
             Refusal::Store(error) if error.is_unavailable() || error.is_retryable() => {
                 tracing::warn!(%error, "the store did not answer a request");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "the store cannot answer now").retry_after(1)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "the store cannot answer now")
             }
             Refusal::Store(_) | Refusal::Seal(_) => {
                 tracing::error!(error = message, "a request could not be answered");
                 Self::internal()
             }
+        };
+        match retry_after_s {
+            Some(seconds) => error.retry_after(seconds),
+            None => error,
         }
     }
 }

@@ -8,12 +8,16 @@ pub mod admin;
 mod auth;
 pub mod body;
 pub mod error;
+mod idempotency;
+mod once;
 pub mod openapi;
 pub mod ops;
 pub mod page;
 pub mod path;
 pub mod serve;
 pub mod webhooks;
+
+pub use once::{Once, ShownOnce};
 
 use axum::{
     Router,
@@ -32,9 +36,10 @@ use error::{ApiError, REQUEST_ID};
 
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Every route that is asked about `app`. The receiver has state of its own, see [`webhooks::routes`].
+/// Every route of the API, with what stands around them all. The receiver has state of its own, see
+/// [`webhooks::routes`].
 pub fn api(app: App) -> OpenApiRouter {
-    admin::router().with_state(app)
+    idempotency::around(admin::router(), &app).with_state(app)
 }
 
 /// Puts around all `routes` what every request needs: an id, a span, the error envelope also for

@@ -13,7 +13,7 @@ use crate::domain::{
 };
 
 /// An enrollment with its newest status and its referral code.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct EnrollmentDetails {
     /// Id.
     pub id: EnrollmentId,

@@ -5,6 +5,7 @@
 //! committed through a reference, so the one owner of a transaction is visible in `app`. Nothing here
 //! decides anything, asks for the time or knows a provider.
 
+pub mod audit;
 pub mod charges;
 pub mod clock;
 pub mod commissions;
@@ -16,6 +17,7 @@ pub mod enrollments;
 mod error;
 pub mod findings;
 pub mod holds;
+pub mod idempotency;
 pub mod inbox;
 pub mod instance;
 pub mod job_views;

@@ -13,7 +13,7 @@ use crate::domain::{
 };
 
 /// An owner of programs, an affiliate, or both.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Organization {
     /// Id.
     pub id: OrganizationId,
@@ -79,7 +79,7 @@ pub async fn list(
 }
 
 /// One product of an owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Project {
     /// Id.
     pub id: ProjectId,
@@ -151,7 +151,7 @@ pub async fn list_projects(
 }
 
 /// The provider account an organization is paid to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PayoutAccount {
     /// Who is paid.
     pub organization_id: OrganizationId,

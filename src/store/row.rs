@@ -14,8 +14,9 @@ use super::{
 use crate::domain::{
     charge::ChargeState,
     ids::{
-        ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, InstanceId, IntentId, InvalidId,
-        JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId,
+        AuditId, ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IdempotencyId,
+        InstanceId, IntentId, InvalidId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId,
+        ResolutionId, RunId, SaleId,
     },
     intent::{IntentKind, IntentState, Verdict},
     job::JobState,
@@ -55,11 +56,11 @@ macro_rules! from_text {
     };
 }
 from_text! {
-    ids: ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, InstanceId, IntentId, JobId, KeyId, LotId,
-        OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId;
+    ids: AuditId, ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IdempotencyId, InstanceId,
+        IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId;
     words: AttributionModel, ChargeState, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
         OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
-    json: MinPayout, Terms,
+    json: MinPayout, Terms, serde_json::Value,
 }
 
 impl FromText for Currency {

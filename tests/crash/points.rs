@@ -4,7 +4,10 @@ use std::io::{self, Write as _};
 
 use libtest_mimic::Trial;
 use remit::{
-    app::decide::{self, Request},
+    app::{
+        decide::{self, Request},
+        keys::Principal,
+    },
     domain::{
         commission::{ClawbackReason, DecisionKind},
         ids::EnrollmentId,
@@ -182,7 +185,7 @@ async fn die_of_a_decision(run: &Run, point: Failpoint, events: &[Value]) {
         reason: Some(ClawbackReason::Fraud),
         amount: Some(CLAWED),
         note: None,
-        actor: "key_test".to_owned(),
+        by: Principal::console(),
         idempotency_key: None,
     };
     decide::decide(&run.reference.node.app, &request).await.unwrap();

@@ -17,12 +17,14 @@ mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::json;
 use tracing::warn;
 
 use self::plan::{Draft, Known, Plan, Rules};
 pub use self::schedule::step as step_scheduled;
 use super::{
     App, Refusal,
+    audit::{self, Change},
     keys::{Principal, Scope},
     organizations::PAYOUT_PROVIDER,
     payouts, programs as program_rules, random_u128,
@@ -31,7 +33,7 @@ pub use crate::store::settlement::{PaidLine, SkippedLine};
 use crate::{
     domain::{
         book::Realm,
-        ids::{EnrollmentId, IntentId, ProgramId, RunId},
+        ids::{EnrollmentId, IntentId, OrganizationId, ProgramId, RunId},
         ledger::{Cause, Entry, LedgerError},
         money::{self, Currency, Money, MoneyError},
         payout::{Payout, PayoutState},
@@ -137,7 +139,8 @@ impl From<SettleError> for Refusal {
 /// `IDEMPOTENCY_MISMATCH` when the key was used with another time.
 pub async fn run(app: &App, by: &Principal, request: &Request) -> Result<Settlement, Refusal> {
     by.require(Scope::Settle)?;
-    program_rules::visible(&mut app.db.read().await?, by, &request.program).await?;
+    let owner =
+        program_rules::visible(&mut app.db.read().await?, by, &request.program).await?.organization_id;
     require_open(app).await?;
     let now = app.now();
     let as_of = as_of(request.as_of, now)?;
@@ -152,7 +155,7 @@ pub async fn run(app: &App, by: &Principal, request: &Request) -> Result<Settlem
         created_at: now,
         completed_at: None,
     };
-    let begun = begin(app, &run).await?;
+    let begun = begin(app, by, &owner, &run).await?;
     if request.as_of.is_some_and(|asked| asked != begun.as_of) {
         return Err(Refusal::conflict(
             "IDEMPOTENCY_MISMATCH",
@@ -242,9 +245,13 @@ fn paused() -> Refusal {
 }
 
 /// Writes the run down, unless it is there, and gives it as it stands.
-async fn begin(app: &App, run: &Run) -> Result<Run, Refusal> {
+async fn begin(app: &App, by: &Principal, owner: &OrganizationId, run: &Run) -> Result<Run, Refusal> {
     let mut tx = app.db.begin().await?;
-    settlement::insert_run(&mut tx, run).await?;
+    if settlement::insert_run(&mut tx, run).await? {
+        let asked = json!({ "program_id": run.program_id, "as_of": run.as_of });
+        let change = Change::new("payouts.run", &run.id, Some(owner)).after(&asked);
+        audit::record(&mut tx, by, change, run.created_at).await?;
+    }
     let begun = settlement::find_run(&mut tx, &run.id).await?.ok_or(Refusal::NotFound)?;
     failpoint::reach(Failpoint::RunBeforeCommit);
     tx.commit().await?;

@@ -29,6 +29,7 @@ use crate::{
     http::{
         body::Body,
         error::ApiError,
+        idempotency,
         openapi::schemas::{ConversionStatus, ExternalId, Note, ReferralCode},
         page::{Listing, Page, PageQuery},
         path::Named,
@@ -283,17 +284,9 @@ async fn decide(
     ok(decide::decide_conversion(app, by, &program, &conversion, what).await?.into())
 }
 
-/// The caller's own key of a request, 1 to 255 visible characters.
+/// The caller's own key of a request that keeps it for ever.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = value
-        .to_str()
-        .ok()
-        .filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()));
-    key.map(|key| Some(key.to_owned())).ok_or_else(|| {
-        let message = "Idempotency-Key must be 1 to 255 visible ASCII characters";
-        refuse("INVALID_IDEMPOTENCY_KEY", "Idempotency-Key", message)
-    })
+    idempotency::key_of(headers)
 }
 
 fn note(text: Option<String>) -> Result<Option<String>, ApiError> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Answer, Created, Data, created, id, ok};
+use super::{Answer, Data, id, ok};
 use crate::{
     app::{
         App, Refusal,
@@ -17,6 +17,7 @@ use crate::{
         time::Timestamp,
     },
     http::{
+        Once, ShownOnce,
         body::Body,
         error::ApiError,
         openapi::answers::NotFound,
@@ -95,8 +96,9 @@ impl KeyView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = CreatedKey)]
 struct CreatedKeyView {
-    /// Shown once.
-    key: String,
+    /// Shown this once; null when the request is sent again under its `Idempotency-Key`.
+    #[schema(value_type = Option<String>)]
+    key: ShownOnce<String>,
     #[serde(flatten)]
     view: KeyView,
 }
@@ -112,9 +114,11 @@ async fn create(
     State(app): State<App>,
     by: Principal,
     Body(request): Body<KeyRequest>,
-) -> Created<CreatedKeyView> {
+) -> Result<Once<Data<CreatedKeyView>>, ApiError> {
     let made = keys::create(&app, &by, request.read()?).await?;
-    created(CreatedKeyView { key: made.text.expose_secret().to_owned(), view: KeyView::of(made.key)? })
+    let key = ShownOnce(made.text.expose_secret().to_owned());
+    let data = CreatedKeyView { key, view: KeyView::of(made.key)? };
+    Ok(Once(StatusCode::CREATED, Data { data }))
 }
 
 /// Keys, newest first, without their texts.

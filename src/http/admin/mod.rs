@@ -1,6 +1,7 @@
 //! The admin API: one file per resource, each with its routes, its requests and its answers. Handlers
 //! read the request and show the result; what may be done, and by whom, is decided in `app`.
 
+mod audit;
 mod books;
 mod endpoints;
 mod enrollments;
@@ -33,6 +34,7 @@ pub fn router() -> OpenApiRouter<App> {
         .merge(payouts::router())
         .merge(operations::router())
         .merge(jobs::router())
+        .merge(audit::router())
 }
 
 /// `{"data": {…}}`.

@@ -13,9 +13,9 @@ use crate::{
         charge::ChargeState,
         commission::{ClawbackReason, CommissionState, DecisionKind},
         ids::{
-            ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId, EntryId, FindingId,
-            HoldId, InboxId, IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId,
-            ResolutionId, RunId, SaleId,
+            AuditId, ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId, EntryId,
+            FindingId, HoldId, IdempotencyId, InboxId, IntentId, JobId, KeyId, LotId, OrganizationId,
+            PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId,
         },
         intent::{IntentKind, IntentState},
         job::JobState,
@@ -68,7 +68,8 @@ macro_rules! ids {
 }
 
 ids! {
-    ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId, EntryId, FindingId, HoldId,
+    AuditId, ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId, EntryId, FindingId,
+    HoldId, IdempotencyId,
     InboxId, IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId,
     RunId, SaleId,
 }

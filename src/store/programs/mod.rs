@@ -49,7 +49,7 @@ pub type MinPayout = BTreeMap<Currency, i64>;
 
 /// A program with its newest status and terms. Programs as the fold reads them, with all their history,
 /// are [`crate::domain::program::Program`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ProgramDetails {
     /// Id.
     pub id: ProgramId,
