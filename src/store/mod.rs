@@ -8,6 +8,7 @@
 pub mod charges;
 pub mod clock;
 pub mod commissions;
+pub mod counters;
 mod db;
 mod dialect;
 pub mod doctor;

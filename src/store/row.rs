@@ -22,7 +22,7 @@ use crate::domain::{
     money::Currency,
     payout::{OnTransferReversed, PayoutSchedule, PayoutState, Skip},
     program::{EnrollmentStatus, ProgramStatus},
-    terms::Terms,
+    terms::{Position, Terms},
 };
 
 /// Sorts after every id of any kind: where a list that goes backwards starts.
@@ -59,7 +59,7 @@ from_text! {
         OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId;
     words: AttributionModel, ChargeState, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
         OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
-    json: MinPayout, Terms,
+    json: MinPayout, Position, Terms,
 }
 
 impl FromText for Currency {
