@@ -9,14 +9,15 @@ use std::{
 };
 
 use crate::{
+    config::Programs,
     domain::{
-        book::{Book, FoldError, Folded, SALE_FINDINGS, SubjectKey},
+        book::{Book, CounterKey, FoldError, Folded, SALE_FINDINGS, SubjectKey},
         ids::{EnrollmentId, OrganizationId, SaleId},
         program::{Directory, normalise_code},
         time::Timestamp,
     },
     store::{
-        StoreError, Tx, commissions,
+        StoreError, Tx, commissions, counters,
         findings::{self, NewFinding, Severity},
         programs, sales,
     },
@@ -30,7 +31,52 @@ pub enum FoldAndRecordError {
     Store(#[from] StoreError),
     /// The facts cannot be folded; trying again gives the same.
     #[error(transparent)]
-    Fold(#[from] FoldError),
+    Fold(FoldError),
+    /// Rules count what these counters stand for. Nothing was written: the caller begins again with a
+    /// transaction that locks them first ([`Counters`]).
+    #[error("{} counters have to be locked first", .0.len())]
+    Uncounted(BTreeSet<CounterKey>),
+}
+
+impl From<FoldError> for FoldAndRecordError {
+    fn from(error: FoldError) -> Self {
+        match error {
+            FoldError::Uncounted(keys) => Self::Uncounted(keys),
+            lasting => Self::Fold(lasting),
+        }
+    }
+}
+
+/// What a transaction counts beyond its sales, for rules that look at other sales (`rulings.md` 9).
+///
+/// Counters are locked before sales, and only the fold finds out which it needs. So a change begins with
+/// none; when it fails with [`FoldAndRecordError::Uncounted`], its caller rolls back, takes them up here
+/// and begins again. Most programs never need one, and pay nothing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counters {
+    keys: BTreeSet<CounterKey>,
+}
+
+impl Counters {
+    /// Whether the caller should begin again: the error names counters that it has not locked yet.
+    pub fn take_up(&mut self, error: &FoldAndRecordError) -> bool {
+        match error {
+            FoldAndRecordError::Uncounted(keys) => self.extend(keys),
+            FoldAndRecordError::Store(_) | FoldAndRecordError::Fold(_) => false,
+        }
+    }
+
+    /// Adds keys, and whether any of them is new.
+    pub fn extend(&mut self, keys: &BTreeSet<CounterKey>) -> bool {
+        let before = self.keys.len();
+        self.keys.extend(keys.iter().cloned());
+        self.keys.len() > before
+    }
+
+    /// Locks them: the first thing that a transaction does.
+    pub async fn lock(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        counters::lock(tx, &self.keys).await
+    }
 }
 
 impl FoldAndRecordError {
@@ -45,7 +91,11 @@ impl FoldAndRecordError {
 }
 
 /// Locks sales, then loads them with everything the fold needs, in statements of their own.
-pub(super) async fn load(tx: &mut Tx, ids: &BTreeSet<SaleId>) -> Result<Book, StoreError> {
+pub(super) async fn load(
+    tx: &mut Tx,
+    ids: &BTreeSet<SaleId>,
+    counters: &Counters,
+) -> Result<Book, StoreError> {
     sales::lock(tx, ids).await?;
     let mut loaded = sales::load(tx, ids).await?;
     commissions::load_into(tx, &mut loaded).await?;
@@ -56,6 +106,7 @@ pub(super) async fn load(tx: &mut Tx, ids: &BTreeSet<SaleId>) -> Result<Book, St
         book.insert(sale);
     }
     sales::load_hints(tx, &subjects, &mut book).await?;
+    book.tallies = counters::load(tx, &counters.keys).await?;
     Ok(book)
 }
 
@@ -94,11 +145,12 @@ pub(super) async fn fold_and_record(
     tx: &mut Tx,
     book: &mut Book,
     now: Timestamp,
-    merge_grace_s: i64,
+    settings: Programs,
 ) -> Result<Vec<Folded>, FoldAndRecordError> {
-    let directory = directory(tx, book).await?;
+    let mut directory = directory(tx, book).await?;
+    directory.multi_level = settings.multi_level;
     // A bug in the rules must cost one event, not the process.
-    let folded = catch_unwind(AssertUnwindSafe(|| book.fold(&directory, now, merge_grace_s)))
+    let folded = catch_unwind(AssertUnwindSafe(|| book.fold(&directory, now, settings.merge_grace_s)))
         .unwrap_or(Err(FoldError::Crashed))?;
     sales::save_hints(tx, book).await?;
     sales::save(tx, book, &folded).await?;

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{
     App, Refusal,
     audit::{self, Change},
-    fold::{self, FoldAndRecordError},
+    fold::{self, Counters, FoldAndRecordError},
     keys::{Principal, Scope},
     new_id,
 };
@@ -78,7 +78,8 @@ impl From<FoldAndRecordError> for MoveError {
     fn from(error: FoldAndRecordError) -> Self {
         match error {
             FoldAndRecordError::Store(error) => Self::Store(error),
-            fold @ FoldAndRecordError::Fold(_) => Self::Fold(fold),
+            // What a payout claimed has its place among other sales already, so nothing is left to count.
+            fold @ (FoldAndRecordError::Fold(_) | FoldAndRecordError::Uncounted(_)) => Self::Fold(fold),
         }
     }
 }
@@ -610,13 +611,13 @@ async fn refold(
     cause: &Cause,
     now: Timestamp,
 ) -> Result<(), MoveError> {
-    let mut book = fold::load(tx, sales).await?;
+    let mut book = fold::load(tx, sales, &Counters::default()).await?;
     for id in sales {
         if let Some(sale) = book.touch(id) {
             sale.causes.insert(cause.clone());
         }
     }
-    fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
+    fold::fold_and_record(tx, &mut book, now, app.config.programs).await?;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use crate::{
         money::BasisPoints,
         payout::{OnTransferReversed, PayoutSchedule},
         program::{Dated, ProgramStatus, TermsVersion},
-        terms::{ApprovalMode, CommissionBase, CommissionRule, FlatOnPartial, Terms},
+        terms::{ApprovalMode, CommissionBase, CommissionRule, FlatOnPartial, ProductRate, Terms},
         time::Timestamp,
     },
     store::{
@@ -41,9 +41,16 @@ pub struct ProgramFields {
     /// 1 to 200 characters.
     #[serde(deserialize_with = "given")]
     pub name: Option<Value>,
-    /// [`CommissionRule`].
+    /// [`CommissionRule`]; may hold `products`, `base` and `flat_on_partial` too, which are then those of
+    /// the program, and the `version` of this form of document, 1.
     #[serde(deserialize_with = "given")]
     pub commission: Option<Value>,
+    /// A list of [`ProductRate`], 200 at most.
+    #[serde(deserialize_with = "given")]
+    pub product_rates: Option<Value>,
+    /// Basis points of the direct commission for the sponsor, the sponsor's sponsor and so on; 10 at most.
+    #[serde(deserialize_with = "given")]
+    pub upline_bps: Option<Value>,
     /// [`CommissionBase`].
     #[serde(deserialize_with = "given")]
     pub commission_base: Option<Value>,
@@ -98,7 +105,8 @@ pub async fn create(app: &App, by: &Principal, fields: ProgramFields) -> Result<
     let now = app.now();
     let mut program = defaults(new_id!(ProgramId, now), owner, now);
     program.name = name(fields.name.as_ref().unwrap_or(&Value::Null))?;
-    program.terms.value.terms.commission = commission(fields.commission.as_ref().unwrap_or(&Value::Null))?;
+    let document = fields.commission.as_ref().unwrap_or(&Value::Null);
+    commission(document, &mut program.terms.value.terms)?;
     if let Some(value) = &fields.status {
         program.status.value = match status(value)? {
             accepted @ (ProgramStatus::Draft | ProgramStatus::Active) => accepted,
@@ -142,6 +150,9 @@ fn defaults(id: ProgramId, organization_id: OrganizationId, now: Timestamp) -> P
         flat_on_partial: FlatOnPartial::default(),
         approval_mode: ApprovalMode::default(),
         hold_period_days: 30,
+        product_rates: Vec::new(),
+        upline_bps: Vec::new(),
+        rate_override: None,
     };
     ProgramDetails {
         id,
@@ -189,7 +200,7 @@ pub async fn update(
         new.name = name(value)?;
     }
     if let Some(value) = &fields.commission {
-        new.terms.value.terms.commission = commission(value)?;
+        commission(value, &mut new.terms.value.terms)?;
     }
     apply(&fields, &mut new)?;
     if let Some(value) = &fields.status {
@@ -341,6 +352,12 @@ fn apply_terms(fields: &ProgramFields, terms: &mut Terms) -> Result<(), Refusal>
             Refusal::invalid("INVALID_HOLD_PERIOD", "hold_period_days", message)
         })?;
     }
+    if let Some(value) = &fields.product_rates {
+        terms.product_rates = product_rates(value)?;
+    }
+    if let Some(value) = &fields.upline_bps {
+        terms.upline_bps = upline_bps(value)?;
+    }
     Ok(())
 }
 
@@ -353,19 +370,69 @@ fn name(value: &Value) -> Result<String, Refusal> {
     refusal::name(value.as_str().unwrap_or_default())
 }
 
-fn commission(value: &Value) -> Result<CommissionRule, Refusal> {
-    let rule = CommissionRule::deserialize(value).ok();
-    let is_payable = |rule: &CommissionRule| match rule {
-        CommissionRule::Percentage { .. } => true,
-        CommissionRule::Flat { amount_cents, .. } => *amount_cents >= 0,
+/// More rates by product than a person keeps in order.
+const PRODUCT_RATES_MAX: usize = 200;
+
+/// More levels of sponsors than any law on such programs likes to see.
+const LEVELS_MAX: usize = 10;
+
+/// Reads a commission document into the terms. What belongs to all kinds of rules may stand in it or
+/// beside it.
+fn commission(value: &Value, terms: &mut Terms) -> Result<(), Refusal> {
+    let invalid = |why: &str| {
+        Refusal::invalid("INVALID_COMMISSION", "commission", format!("commission: {why}; {COMMISSION_FORMS}"))
     };
-    rule.filter(is_payable).ok_or_else(|| {
-        Refusal::invalid(
-            "INVALID_COMMISSION",
-            "commission",
-            "commission must be {\"type\": \"percentage\", \"bps\": 0 to 10000} or {\"type\": \"flat\", \
-             \"amount_cents\": 0 or more, \"currency\": three letters}",
-        )
+    let mut document = value.as_object().ok_or_else(|| invalid("an object is needed"))?.clone();
+    if document.remove("version").is_some_and(|version| version != 1) {
+        return Err(invalid("version is 1 in this release"));
+    }
+    if let Some(products) = document.remove("products") {
+        terms.product_rates = product_rates(&products)?;
+    }
+    let beside = ProgramFields {
+        commission_base: document.remove("base"),
+        flat_on_partial: document.remove("flat_on_partial"),
+        ..ProgramFields::default()
+    };
+    apply_terms(&beside, terms)?;
+    terms.commission =
+        CommissionRule::deserialize(Value::Object(document)).map_err(|error| invalid(&error.to_string()))?;
+    Ok(())
+}
+
+/// Said with every commission that is refused.
+const COMMISSION_FORMS: &str = "the forms are {\"type\": \"percentage\", \"bps\": 0 to 10000}, {\"type\": \
+    \"flat\", \"amount_cents\": 0 or more, \"currency\": three letters}, {\"type\": \"recurring\", bps or \
+    amount_cents with currency, \"max_months\"?, \"max_payments\"?} and {\"type\": \"tiered\", \"basis\": \
+    \"count\" or \"revenue\", \"mode\"?: \"whole\" or \"marginal\", \"tiers\": [{\"from\", bps or amount_cents \
+    with currency}]}";
+
+fn product_rates(value: &Value) -> Result<Vec<ProductRate>, Refusal> {
+    let invalid = |why: &str| {
+        let message = format!(
+            "product_rates must be a list of at most {PRODUCT_RATES_MAX} rates such as {{\"product\": \
+             \"price_…\", \"bps\": 1000}}, each product once: {why}"
+        );
+        Refusal::invalid("INVALID_PRODUCT_RATES", "product_rates", message)
+    };
+    let rates = Vec::<ProductRate>::deserialize(value).map_err(|error| invalid(&error.to_string()))?;
+    let mut products: Vec<&str> = rates.iter().map(|rate| rate.product.as_str()).collect();
+    products.sort_unstable();
+    products.dedup();
+    if products.len() < rates.len() {
+        return Err(invalid("a product is named twice"));
+    }
+    if rates.len() > PRODUCT_RATES_MAX {
+        return Err(invalid("there are more"));
+    }
+    Ok(rates)
+}
+
+fn upline_bps(value: &Value) -> Result<Vec<BasisPoints>, Refusal> {
+    let levels = Vec::<BasisPoints>::deserialize(value).ok().filter(|levels| levels.len() <= LEVELS_MAX);
+    levels.ok_or_else(|| {
+        let message = "upline_bps must be a list of at most 10 whole numbers from 0 to 10000";
+        Refusal::invalid("INVALID_UPLINE", "upline_bps", message)
     })
 }
 
@@ -402,7 +469,7 @@ mod tests {
             program.name = name(value)?;
         }
         if let Some(value) = &fields.commission {
-            program.terms.value.terms.commission = commission(value)?;
+            commission(value, &mut program.terms.value.terms)?;
         }
         if let Some(value) = &fields.status {
             program.status.value = status(value)?;

@@ -75,6 +75,7 @@ impl Report {
             subscription: None,
             billing_reason: None,
             buyer_email: None,
+            items: Vec::new(),
         });
         let hint = Hint { source: HintSource::Reported, code: self.code.clone(), at: self.occurred_at };
         vec![paid, Fact::SaleAttributed { subject: Subject::Sale(sale), hint }]

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod charges;
 pub mod clock;
 pub mod commissions;
+pub mod counters;
 mod db;
 mod dialect;
 pub mod doctor;

@@ -23,7 +23,7 @@ use crate::domain::{
     money::Currency,
     payout::{OnTransferReversed, PayoutSchedule, PayoutState, Skip},
     program::{EnrollmentStatus, ProgramStatus},
-    terms::Terms,
+    terms::{Position, Terms},
 };
 
 /// Sorts after every id of any kind: where a list that goes backwards starts.
@@ -60,7 +60,7 @@ from_text! {
         IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId;
     words: AttributionModel, ChargeState, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
         OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
-    json: MinPayout, Terms, serde_json::Value,
+    json: MinPayout, Position, Terms, serde_json::Value,
 }
 
 impl FromText for Currency {

@@ -70,7 +70,15 @@ pub async fn load_directory(
     let mut programs = load_programs(conn, &owners).await?;
     load_program_statuses(conn, &mut programs).await?;
     load_terms(conn, &mut programs).await?;
-    Ok(Directory { programs, enrollments, codes })
+    Ok(Directory { programs, enrollments, codes, multi_level: false })
+}
+
+/// One program with everything the fold reads of it, and nobody enrolled.
+pub async fn load_program(conn: &mut Conn, id: &ProgramId) -> Result<Directory, StoreError> {
+    let mut programs = load_programs(conn, &BTreeSet::from([id])).await?;
+    load_program_statuses(conn, &mut programs).await?;
+    load_terms(conn, &mut programs).await?;
+    Ok(Directory { programs, ..Directory::default() })
 }
 
 /// A list of ids for `json_each`. The elements are objects because the engines disagree on how a plain
@@ -143,6 +151,8 @@ async fn load_enrollments(
                 organization_id: at.read("organization_id", organization_id)?,
                 statuses: Vec::new(),
                 emails: BTreeSet::new(),
+                rates: Vec::new(),
+                sponsors: Vec::new(),
             };
             Ok((enrollment.id.clone(), enrollment))
         })
