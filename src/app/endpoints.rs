@@ -78,7 +78,7 @@ pub async fn create(
     };
     let sealed = seal::seal(master_key, place(&endpoint.id), &encode(&new.secrets));
     endpoints::insert(&mut tx, &endpoint, &sealed).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(endpoint)
 }
 
@@ -133,7 +133,7 @@ pub async fn delete(
     let endpoint = endpoints::find(&mut tx, id).await?;
     let endpoint = endpoint.filter(|endpoint| endpoint.project_id == *project_id).ok_or(Refusal::NotFound)?;
     endpoints::mark_deleted(&mut tx, id, app.now()).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(endpoint)
 }
 

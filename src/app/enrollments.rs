@@ -99,7 +99,7 @@ pub async fn create(
         programs::lock_directory(&mut tx, &program.organization_id).await?;
         refold::request_enrollment(&mut tx, &enrollment.id, "code_created", now).await?;
     }
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(enrollment)
 }
 
@@ -210,7 +210,7 @@ pub async fn judge(
             refold::request_enrollment(&mut tx, id, "affiliate_activated", now).await?;
         }
         enrollment.status = next;
-        tx.commit().await?;
+        super::commit_change(tx).await?;
     }
     Ok(enrollment)
 }

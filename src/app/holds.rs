@@ -40,7 +40,7 @@ pub async fn hold(
     };
     holds::place(&mut tx, &hold).await?;
     let open = holds::list_open(&mut tx, enrollment).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(open)
 }
 
@@ -69,7 +69,7 @@ pub async fn unhold(
     let now = app.now();
     holds::lift(&mut tx, enrollment, by.actor(), now).await?;
     jobs::wake_stopped(&mut tx, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     app.wake.dispatch.notify_one();
     Ok(())
 }
@@ -98,7 +98,7 @@ pub async fn pause(app: &App, by: &Principal, reason: &str) -> Result<Vec<Pause>
     let id = new_id!(HoldId, now);
     holds::pause(&mut tx, &Pause { id, kind: PauseKind::Operator, reason, actor, paused_at: now }).await?;
     let open = holds::list_pauses(&mut tx).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(open)
 }
 
@@ -133,7 +133,7 @@ pub async fn resume(
     }
     holds::resume(&mut tx, by.actor(), note.as_deref(), now).await?;
     jobs::wake_stopped(&mut tx, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     app.wake.dispatch.notify_one();
     Ok(())
 }

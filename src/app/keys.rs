@@ -268,7 +268,7 @@ pub async fn create(app: &App, by: &Principal, new: NewKey) -> Result<CreatedKey
     };
     let secret = random_text::<SECRET_LENGTH>();
     keys::insert(&mut tx, &key, &hash_of(&secret)).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     let text = SecretString::from(key_text(key.kind, &key.id, &secret));
     Ok(CreatedKey { key, text })
 }
@@ -375,7 +375,7 @@ pub async fn revoke(app: &App, by: &Principal, id: &KeyId) -> Result<ApiKey, Ref
     }
     keys::mark_revoked(&mut tx, id, app.now()).await?;
     let revoked = keys::find(&mut tx, id).await?.ok_or(Refusal::NotFound)?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(revoked)
 }
 

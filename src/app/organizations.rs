@@ -30,7 +30,7 @@ pub async fn create(
     let organization = Organization { id: new_id!(OrganizationId, now), name, email, created_at: now };
     let mut tx = app.db.begin().await?;
     organizations::insert(&mut tx, &organization).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(organization)
 }
 
@@ -90,7 +90,7 @@ pub async fn create_project(
     let owner = organizations::find(&mut tx, organization_id).await?.ok_or(Refusal::NotFound)?;
     let project = Project { id: new_id!(ProjectId, now), organization_id: owner.id, name, created_at: now };
     organizations::insert_project(&mut tx, &project).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(project)
 }
 
@@ -140,7 +140,7 @@ pub async fn put_payout_account(
     };
     organizations::put_payout_account(&mut tx, &account).await?;
     let stored = organizations::find_payout_account(&mut tx, id, provider).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(stored.unwrap_or(account))
 }
 

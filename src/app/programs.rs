@@ -110,7 +110,7 @@ pub async fn create(app: &App, by: &Principal, fields: ProgramFields) -> Result<
     let mut tx = app.db.begin().await?;
     organizations::find(&mut tx, &program.organization_id).await?.ok_or(Refusal::NotFound)?;
     programs::insert(&mut tx, &program).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(program)
 }
 
@@ -205,7 +205,7 @@ pub async fn update(
         new.terms.value.version = old.terms.value.version.saturating_add(1);
         programs::insert_terms(&mut tx, id, &new.terms).await?;
     }
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(new)
 }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     domain::{ids::SaleId, time::Timestamp},
+    failpoint::{self, Failpoint},
     store::{
         StoreError, Tx,
         findings::{self, NewFinding, Severity},
@@ -63,7 +64,12 @@ pub async fn step(app: &App) -> Result<usize, StoreError> {
 /// Folds the sales and commits; on an error everything is rolled back, and no lock is left.
 async fn answer(app: &App, mut tx: Tx, claimed: &[Refold], now: Timestamp) -> Result<(), FoldAndRecordError> {
     match fold_claimed(app, &mut tx, claimed, now).await {
-        Ok(()) => Ok(tx.commit().await?),
+        Ok(()) => {
+            failpoint::reach(Failpoint::RefoldBeforeCommit);
+            tx.commit().await?;
+            failpoint::reach(Failpoint::RefoldAfterCommit);
+            Ok(())
+        }
         Err(error) => {
             // A connection that is gone has no locks, and the first error says more.
             if let Err(error) = tx.rollback().await {
@@ -119,5 +125,5 @@ async fn answer_alone(app: &App, sale: &SaleId, now: Timestamp) -> Result<(), St
     let mut tx = app.db.begin().await?;
     refold::postpone(&mut tx, sale, now, now.plus_secs(RETRY_S)).await?;
     findings::raise(&mut tx, &[finding], now).await?;
-    tx.commit().await
+    super::commit_postponed(tx).await
 }

@@ -127,7 +127,7 @@ pub async fn report(
     let event = stored(app, program_id, &new.project_id, &report, now);
     let mut tx = app.db.begin().await?;
     inbox::insert_batch(&mut tx, std::slice::from_ref(&event)).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     process_now(app, &event).await?;
     let mut conn = app.db.read().await?;
     let earned =
