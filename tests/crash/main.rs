@@ -5,6 +5,7 @@
 //! node; all other arguments are those of every test binary. A failure names the seed.
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
+mod changes;
 mod database;
 mod drain;
 mod harness;
@@ -29,6 +30,7 @@ mod storm;
 #[path = "../it/support/mod.rs"]
 mod support;
 mod traffic;
+mod troubles;
 
 fn main() {
     // What takes longest begins first.
@@ -37,6 +39,8 @@ fn main() {
         storm::tests(),
         payouts::tests(),
         points::tests(),
+        changes::tests(),
+        troubles::tests(),
         interrupted::tests(),
         drain::tests(),
         replay::tests(),
