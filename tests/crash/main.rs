@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
 mod changes;
+mod charges;
 mod database;
 mod drain;
 mod harness;
@@ -39,6 +40,7 @@ fn main() {
         storm::tests(),
         payouts::tests(),
         points::tests(),
+        charges::tests(),
         changes::tests(),
         troubles::tests(),
         interrupted::tests(),
