@@ -160,9 +160,13 @@ pub(crate) fn reach(point: Failpoint) {
 /// Stops every thread of this process. Returns when the process was continued.
 #[cfg(debug_assertions)]
 fn stop() {
-    // The program that sends the signal is waited for, so that nothing here goes on before it has arrived.
-    let sent = std::process::Command::new("kill").args(["-STOP", &std::process::id().to_string()]).status();
-    assert!(sent.is_ok_and(|status| status.success()), "a process can stop itself");
+    // A signal may reach another thread first, so this one waits for a child that sees the process stand
+    // still before it ends: it cannot go on in between.
+    const STOP: &str =
+        r#"kill -STOP "$0"; while :; do case $(ps -o state= -p "$0") in T*) exit;; esac; done"#;
+    let own = std::process::id().to_string();
+    let stopped = std::process::Command::new("sh").args(["-c", STOP, &own]).status();
+    assert!(stopped.is_ok_and(|status| status.success()), "a process can stop itself");
 }
 
 /// Release builds pass every point.

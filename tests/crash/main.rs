@@ -7,10 +7,12 @@
 
 mod changes;
 mod charges;
+mod chunks;
 mod database;
 mod drain;
 mod harness;
 mod interrupted;
+mod late;
 mod payday;
 mod payouts;
 mod points;
@@ -41,6 +43,8 @@ fn main() {
         payouts::tests(),
         points::tests(),
         charges::tests(),
+        chunks::tests(),
+        late::tests(),
         changes::tests(),
         troubles::tests(),
         interrupted::tests(),

@@ -122,6 +122,15 @@ impl Program {
         assert_died(&mut self.start(&more).0).await;
     }
 
+    /// Starts a node that stops by itself at this point, as by SIGSTOP, and waits until it has.
+    pub async fn stops_at(&self, point: &str, more: &[(&str, &str)]) -> Server {
+        let stop = format!("{point}:stop");
+        let more = [&[(VARIABLE, &*stop)], more].concat();
+        let (server, _listens) = self.start(&more);
+        server.stopped().await;
+        server
+    }
+
     /// Starts a node. What is given beside it tells where it listens, once it does.
     fn start(&self, more: &[(&str, &str)]) -> (Server, oneshot::Receiver<String>) {
         let mut command = self.command(&["serve"], more);
@@ -203,7 +212,7 @@ impl Server {
     }
 
     /// Waits until the process has stopped by itself, at a named point.
-    pub async fn stopped(&self) {
+    async fn stopped(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let output =
