@@ -82,7 +82,7 @@ pub async fn create(
     let change =
         Change::new("endpoint.created", &endpoint.id, Some(&project.organization_id)).after(&endpoint);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(endpoint)
 }
 
@@ -140,7 +140,7 @@ pub async fn delete(
     endpoints::mark_deleted(&mut tx, id, now).await?;
     let change = Change::new("endpoint.deleted", id, Some(&project.organization_id)).before(&endpoint);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(endpoint)
 }
 

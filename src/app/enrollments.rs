@@ -103,7 +103,7 @@ pub async fn create(
     let owner = Some(&program.organization_id);
     let change = Change::new("enrollment.created", &enrollment.id, owner).after(&enrollment);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(enrollment)
 }
 
@@ -225,7 +225,7 @@ pub async fn judge(
         let change = Change::new(verdict.action(), id, Some(&program.organization_id)).before(&enrollment);
         enrollment.status = next;
         audit::record(&mut tx, by, change.after(&enrollment), now).await?;
-        tx.commit().await?;
+        super::commit_change(tx).await?;
     }
     Ok(enrollment)
 }

@@ -45,7 +45,7 @@ pub async fn hold(
     let open = holds::list_open(&mut tx, enrollment).await?;
     let change = Change::new("enrollment.held", enrollment, Some(&owner)).after(&open);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(open)
 }
 
@@ -76,7 +76,7 @@ pub async fn unhold(
     jobs::wake_stopped(&mut tx, now).await?;
     let change = Change::new("enrollment.unheld", enrollment, Some(&owner)).before(&open);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     app.wake.dispatch.notify_one();
     Ok(())
 }
@@ -112,7 +112,7 @@ pub async fn pause(app: &App, by: &Principal, reason: &str) -> Result<Vec<Pause>
     holds::pause(&mut tx, &pause).await?;
     let open = holds::list_pauses(&mut tx).await?;
     audit::record(&mut tx, by, Change::new("payouts.paused", ALL_PAYOUTS, None).after(&pause), now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(open)
 }
 
@@ -150,7 +150,7 @@ pub async fn resume(
     let said = json!({ "confirm_restored": confirm_restored, "note": note });
     let change = Change::new("payouts.resumed", ALL_PAYOUTS, None).before(&open).after(&said);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     app.wake.dispatch.notify_one();
     Ok(())
 }

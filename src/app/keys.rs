@@ -314,7 +314,7 @@ pub async fn create(app: &App, by: &Principal, new: NewKey) -> Result<CreatedKey
     keys::insert(&mut tx, &key, &hash_of(&secret)).await?;
     let change = Change::new("key.created", &key.id, key.organization_id.as_ref()).after(&key);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     let text = SecretString::from(key_text(key.kind, &key.id, &secret));
     Ok(CreatedKey { key, text })
 }
@@ -424,7 +424,7 @@ pub async fn revoke(app: &App, by: &Principal, id: &KeyId) -> Result<ApiKey, Ref
     let revoked = keys::find(&mut tx, id).await?.ok_or(Refusal::NotFound)?;
     let change = Change::new("key.revoked", id, key.organization_id.as_ref()).before(&key).after(&revoked);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(revoked)
 }
 

@@ -48,7 +48,8 @@ use crate::{
     clock::Clock,
     config::Config,
     domain::{ids, time::Timestamp},
-    store::Db,
+    failpoint::{self, Failpoint},
+    store::{Db, StoreError, Tx},
 };
 
 /// What every stage works with. Cheap to clone; clones share everything.
@@ -87,6 +88,22 @@ impl App {
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
+}
+
+/// Commits a change that somebody asked for.
+pub(crate) async fn commit_change(tx: Tx) -> Result<(), StoreError> {
+    failpoint::reach(Failpoint::ChangeBeforeCommit);
+    tx.commit().await?;
+    failpoint::reach(Failpoint::ChangeAfterCommit);
+    Ok(())
+}
+
+/// Commits that something cannot be done now, with the finding that says so.
+pub(crate) async fn commit_postponed(tx: Tx) -> Result<(), StoreError> {
+    failpoint::reach(Failpoint::PostponeBeforeCommit);
+    tx.commit().await?;
+    failpoint::reach(Failpoint::PostponeAfterCommit);
+    Ok(())
 }
 
 /// Randomness for ids and keys, from the operating system.

@@ -33,7 +33,7 @@ pub async fn create(
     organizations::insert(&mut tx, &organization).await?;
     let change = Change::new("organization.created", &organization.id, Some(&organization.id));
     audit::record(&mut tx, by, change.after(&organization), now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(organization)
 }
 
@@ -95,7 +95,7 @@ pub async fn create_project(
     organizations::insert_project(&mut tx, &project).await?;
     let change = Change::new("project.created", &project.id, Some(organization_id)).after(&project);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(project)
 }
 
@@ -149,7 +149,7 @@ pub async fn put_payout_account(
     let stored = organizations::find_payout_account(&mut tx, id, provider).await?.unwrap_or(account);
     let change = Change::new("payout_account.set", id, Some(id)).before(&old).after(&stored);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(stored)
 }
 

@@ -121,7 +121,7 @@ pub async fn create(app: &App, by: &Principal, fields: ProgramFields) -> Result<
     programs::insert(&mut tx, &program).await?;
     let change = Change::new("program.created", &program.id, Some(&program.organization_id)).after(&program);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(program)
 }
 
@@ -221,7 +221,7 @@ pub async fn update(
     }
     let change = Change::new("program.updated", id, Some(&new.organization_id)).before(&old).after(&new);
     audit::record(&mut tx, by, change, now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(new)
 }
 

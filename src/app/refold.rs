@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     domain::{ids::SaleId, time::Timestamp},
+    failpoint::{self, Failpoint},
     store::{
         StoreError, Tx,
         findings::{self, NewFinding, Severity},
@@ -65,7 +66,12 @@ async fn answer(app: &App, mut tx: Tx, claimed: &[Refold], now: Timestamp) -> Re
     let mut counters = Counters::default();
     loop {
         let error = match fold_claimed(app, &mut tx, claimed, &counters, now).await {
-            Ok(()) => return Ok(tx.commit().await?),
+            Ok(()) => {
+                failpoint::reach(Failpoint::RefoldBeforeCommit);
+                tx.commit().await?;
+                failpoint::reach(Failpoint::RefoldAfterCommit);
+                return Ok(());
+            }
             Err(error) => error,
         };
         // A connection that is gone has no locks, and the first error says more.
@@ -127,5 +133,5 @@ async fn answer_alone(app: &App, sale: &SaleId, now: Timestamp) -> Result<(), St
     let mut tx = app.db.begin().await?;
     refold::postpone(&mut tx, sale, now, now.plus_secs(RETRY_S)).await?;
     findings::raise(&mut tx, &[finding], now).await?;
-    tx.commit().await
+    super::commit_postponed(tx).await
 }

@@ -119,5 +119,5 @@ async fn release_alone(app: &App, sale: &SaleId, now: Timestamp) -> Result<(), S
     let mut tx = app.db.begin().await?;
     commissions::postpone(&mut tx, sale, now, now.plus_secs(RETRY_S)).await?;
     findings::raise(&mut tx, &[finding], now).await?;
-    tx.commit().await
+    super::commit_postponed(tx).await
 }

@@ -133,7 +133,7 @@ pub async fn report(
         let change = Change::new("conversion.reported", &event.id, Some(&owner)).after(&report);
         audit::record(&mut tx, by, change, now).await?;
     }
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     process_now(app, &event).await?;
     let mut conn = app.db.read().await?;
     let earned =

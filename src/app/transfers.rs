@@ -91,7 +91,7 @@ async fn postpone(app: &App, news: &News, failure: &MoveError) -> Result<(), Sto
     let mut tx = app.db.begin().await?;
     transfers::postpone(&mut tx, news, now.plus_secs(RETRY_S)).await?;
     findings::raise(&mut tx, &[finding], now).await?;
-    tx.commit().await
+    super::commit_postponed(tx).await
 }
 
 async fn take_in(app: &App, news: &News) -> Result<(), MoveError> {

@@ -13,6 +13,7 @@ mod layering;
 mod ledger_rules;
 mod netting;
 mod operators;
+mod orphans;
 mod paying;
 mod payouts_api;
 mod processing;

@@ -237,7 +237,7 @@ impl Dispatcher {
         let mut tx = self.app.db.begin().await?;
         findings::raise(&mut tx, &[finding], now).await?;
         jobs::part(&mut tx, lease, parting, now).await?;
-        tx.commit().await
+        super::commit_postponed(tx).await
     }
 
     async fn work(&self, lease: &Lease) -> Result<(), MoveError> {
@@ -541,7 +541,9 @@ impl Dispatcher {
                     let (kept, now) = (kept(reply, answer), self.app.now());
                     let mut tx = self.app.db.begin().await?;
                     jobs::keep_answer(&mut tx, &lease.intent_id, number, answer.verdict, &kept, now).await?;
+                    failpoint::reach(Failpoint::KeepBeforeCommit);
                     tx.commit().await?;
+                    failpoint::reach(Failpoint::KeepAfterCommit);
                     return Err(failure);
                 }
                 result => return result,
