@@ -3,6 +3,7 @@
 //! owns transactions. No network call is ever made inside one.
 
 pub mod archive;
+pub mod bank_payouts;
 pub mod charges;
 pub mod decide;
 pub mod demo;

@@ -14,8 +14,8 @@ pub use self::{
         Batch, OpenLot, Part, Payee, Reach, list_lots, list_payees, list_sales, lock_enrollments, next_batch,
     },
     views::{
-        AttemptRow, ItemRow, PaidLine, PayoutRow, SkippedLine, find_payout, list_attempts, list_items,
-        list_payouts, payouts_of_run, skipped_of_run,
+        ItemRow, PaidLine, PayoutRow, SkippedLine, find_payout, list_items, list_payouts, payouts_of_run,
+        skipped_of_run,
     },
     write::{NewPayout, insert_payouts, insert_skips},
 };
