@@ -11,10 +11,11 @@ use super::{
 pub use crate::store::holds::{Hold, HoldKind, Pause, PauseKind};
 use crate::{
     domain::ids::{EnrollmentId, HoldId, ProgramId},
-    store::{Conn, enrollments, holds, instance, jobs},
+    store::{Conn, enrollments, holds, instance, jobs, settlement},
 };
 
-/// Stops the payouts of an enrollment. It may be stopped several times, each for a reason of its own.
+/// Stops the payouts of an enrollment. It may be stopped several times, each for a reason of its own; the
+/// same reason again while its stop is in force changes nothing.
 ///
 /// # Errors
 /// [`Refusal::NotFound`] for an enrollment of another owner; [`Refusal::Invalid`] without a reason.
@@ -30,6 +31,12 @@ pub async fn hold(
     let now = app.now();
     let mut tx = app.db.begin().await?;
     require_enrollment(&mut tx, by, program, enrollment).await?;
+    // Two requests at once find each other here.
+    settlement::lock_enrollments(&mut tx, std::slice::from_ref(enrollment)).await?;
+    let open = holds::list_open(&mut tx, enrollment).await?;
+    if open.iter().any(|hold| hold.kind == HoldKind::Operator && hold.reason == reason) {
+        return Ok(open);
+    }
     let hold = Hold {
         id: new_id!(HoldId, now),
         enrollment_id: enrollment.clone(),
@@ -84,7 +91,8 @@ async fn require_enrollment(
     enrollments::find(conn, program, enrollment).await?.map(drop).ok_or(Refusal::NotFound)
 }
 
-/// Stops all payouts of this database, of whichever node.
+/// Stops all payouts of this database, of whichever node. The same reason again while its stop is in force
+/// changes nothing.
 ///
 /// # Errors
 /// [`Refusal::Forbidden`] for any but an operator's key; [`Refusal::Invalid`] without a reason.
@@ -94,6 +102,12 @@ pub async fn pause(app: &App, by: &Principal, reason: &str) -> Result<Vec<Pause>
     let reason = self::reason(reason)?;
     let now = app.now();
     let mut tx = app.db.begin().await?;
+    // Two requests at once find each other here.
+    instance::lock(&mut tx).await?;
+    let open = holds::list_pauses(&mut tx).await?;
+    if open.iter().any(|pause| pause.kind == PauseKind::Operator && pause.reason == reason) {
+        return Ok(open);
+    }
     let actor = by.actor().to_owned();
     let id = new_id!(HoldId, now);
     holds::pause(&mut tx, &Pause { id, kind: PauseKind::Operator, reason, actor, paused_at: now }).await?;
