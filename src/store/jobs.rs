@@ -256,6 +256,7 @@ pub async fn load_intent(conn: &mut Conn, id: &IntentId) -> Result<Option<Stored
             Ok(Sent {
                 verdict: at.read_opt("verdict", send.verdict.as_deref())?,
                 replayed: send.replayed.unwrap_or(false),
+                retry_advised: send.should_retry == Some(true),
                 at: Timestamp::from_micros(send.sent_at_us),
             })
         })

@@ -288,11 +288,21 @@ fn an_error_is_read_with_its_code_and_without_its_text() {
 /// F-P-13.
 #[test]
 fn advice_to_retry_never_changes_what_an_answer_proves() {
-    let refusal = json!({"error": {"type": "invalid_request_error", "code": "no_account"}}).to_string();
-    let failure = json!({"error": {"type": "api_error"}}).to_string();
-    for (status, body) in
-        [(200, transfer().to_string()), (400, refusal), (500, failure), (502, "<html>".to_owned())]
-    {
+    let error = |kind: &str, code: &str| json!({"error": {"type": kind, "code": code}}).to_string();
+    for (status, body) in [
+        (200, transfer().to_string()),
+        (400, error("invalid_request_error", "no_account")),
+        (400, error("invalid_request_error", "balance_insufficient")),
+        (400, error("invalid_request_error", "parameter_invalid_integer")),
+        (400, error("idempotency_error", "")),
+        (401, error("invalid_request_error", "")),
+        (402, error("card_error", "card_declined")),
+        (404, error("invalid_request_error", "resource_missing")),
+        (409, error("idempotency_error", "idempotency_key_in_use")),
+        (429, error("invalid_request_error", "rate_limit")),
+        (500, error("api_error", "")),
+        (502, "<html>".to_owned()),
+    ] {
         let verdict = |should_retry| {
             let response = ApiResponse {
                 status,
