@@ -96,7 +96,7 @@ on_each_engine! {
         let reads = async || bank.requests("GET", "/v1/accounts/acct_ada").await.len();
         let passed_over = [("ada".to_owned(), "account_not_ready".to_owned())];
         set("inactive").await;
-        bank.tell().await;
+        bank.tell_account("acct_ada").await;
         for _ in 0..3 {
             assert_eq!(bank.settle().await, passed_over);
             bank.dispatch().await;
