@@ -114,7 +114,7 @@ fn describe() {
     describe_gauge!(names::INBOX_LAG_SECONDS, Unit::Seconds, "Age of the oldest unprocessed event");
     describe_gauge!(names::REFOLD_LAG_SECONDS, Unit::Seconds, "Age of the oldest sale to be folded again");
     describe_histogram!(names::PROCESS_BATCH_EVENTS, Unit::Count, "Events in one processing batch");
-    describe_gauge!(names::JOBS, Unit::Count, "Outbound jobs by kind and state");
+    describe_gauge!(names::JOBS, Unit::Count, "Outbound jobs that are not over, by kind and state");
     describe_gauge!(names::OLDEST_DUE_JOB_SECONDS, Unit::Seconds, "How long the oldest due job has waited");
     describe_histogram!(names::PROVIDER_REQUEST_SECONDS, Unit::Seconds, "One call to a provider");
     describe_gauge!(names::LEDGER_DRIFT, Unit::Count, "Imbalance of the ledger in minor units, 0 when right");

@@ -14,10 +14,11 @@ use super::{
 pub use crate::store::holds::{Hold, HoldKind, Pause, PauseKind};
 use crate::{
     domain::ids::{EnrollmentId, HoldId, OrganizationId, ProgramId},
-    store::{Conn, enrollments, holds, instance, jobs},
+    store::{Conn, enrollments, holds, instance, jobs, settlement},
 };
 
-/// Stops the payouts of an enrollment. It may be stopped several times, each for a reason of its own.
+/// Stops the payouts of an enrollment. It may be stopped several times, each for a reason of its own; the
+/// same reason again while its stop is in force changes nothing.
 ///
 /// # Errors
 /// [`Refusal::NotFound`] for an enrollment of another owner; [`Refusal::Invalid`] without a reason.
@@ -33,6 +34,12 @@ pub async fn hold(
     let now = app.now();
     let mut tx = app.db.begin().await?;
     let owner = require_enrollment(&mut tx, by, program, enrollment).await?;
+    // Two requests at once find each other here.
+    settlement::lock_enrollments(&mut tx, std::slice::from_ref(enrollment)).await?;
+    let open = holds::list_open(&mut tx, enrollment).await?;
+    if open.iter().any(|hold| hold.kind == HoldKind::Operator && hold.reason == reason) {
+        return Ok(open);
+    }
     let hold = Hold {
         id: new_id!(HoldId, now),
         enrollment_id: enrollment.clone(),
@@ -96,7 +103,8 @@ async fn require_enrollment(
 /// What the audit log calls all payouts of this database.
 const ALL_PAYOUTS: &str = "payouts";
 
-/// Stops all payouts of this database, of whichever node.
+/// Stops all payouts of this database, of whichever node. The same reason again while its stop is in force
+/// changes nothing.
 ///
 /// # Errors
 /// [`Refusal::Forbidden`] for any but an operator's key; [`Refusal::Invalid`] without a reason.
@@ -106,6 +114,12 @@ pub async fn pause(app: &App, by: &Principal, reason: &str) -> Result<Vec<Pause>
     let reason = self::reason(reason)?;
     let now = app.now();
     let mut tx = app.db.begin().await?;
+    // Two requests at once find each other here.
+    instance::lock(&mut tx).await?;
+    let open = holds::list_pauses(&mut tx).await?;
+    if open.iter().any(|pause| pause.kind == PauseKind::Operator && pause.reason == reason) {
+        return Ok(open);
+    }
     let actor = by.actor().to_owned();
     let id = new_id!(HoldId, now);
     let pause = Pause { id, kind: PauseKind::Operator, reason, actor, paused_at: now };

@@ -18,7 +18,7 @@ pub use self::views::{
 use super::{
     App, Refusal,
     audit::{self, Change},
-    dispatch,
+    bank_payouts, dispatch,
     keys::{self, AuthError, Principal, Scope},
     new_id,
     payouts::{self, Reach, Scene, Subject},
@@ -51,6 +51,9 @@ const EVIDENCE_MIN: usize = 10;
 /// And at most so many.
 const EVIDENCE_MAX: usize = 1_000;
 
+/// Attempts shown of one intent at most, the newest: far more than any schedule makes in 30 days.
+const ATTEMPTS_SHOWN: i64 = 500;
+
 /// Jobs, newest first.
 ///
 /// # Errors
@@ -74,15 +77,18 @@ pub async fn show(app: &App, by: &Principal, id: &str) -> Result<JobDetails, Ref
 async fn details(conn: &mut Conn, intent: &IntentId) -> Result<JobDetails, Refusal> {
     let job = job_views::find_job(conn, intent).await?.ok_or(Refusal::NotFound)?;
     let stored = jobs::load_intent(conn, intent).await?.ok_or(Refusal::NotFound)?;
+    let bank_payouts =
+        bank_payouts::newest(conn, &stored.provider, stored.livemode, &stored.destination).await?;
     Ok(JobDetails {
         job: job.into(),
         intent: (&stored).into(),
         payout: job_views::find_payout(conn, intent).await?.map(Into::into),
         charge: job_views::find_charge(conn, intent).await?.map(Into::into),
         generations: all(job_views::list_generations(conn, intent).await?),
-        attempts: all(job_views::list_attempts(conn, intent).await?),
+        attempts: all(job_views::list_attempts(conn, intent, ATTEMPTS_SHOWN).await?),
         resolutions: all(resolutions::list(conn, intent).await?),
         findings: all(job_views::list_findings(conn, intent).await?),
+        bank_payouts,
     })
 }
 

@@ -4,6 +4,7 @@
 
 pub mod archive;
 pub mod audit;
+pub mod bank_payouts;
 pub mod charges;
 pub mod decide;
 pub mod demo;

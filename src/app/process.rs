@@ -13,7 +13,7 @@ use std::{
 use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::{
-    App,
+    App, bank_payouts,
     fold::{self, Counters, FoldAndRecordError},
     new_id,
     payouts::{self, MoveError},
@@ -381,6 +381,8 @@ async fn record(
     // Behind the sales, as everybody else takes these locks (`rulings.md` 3).
     transfers::save_received(tx, told.iter().map(|(scope, fact, event)| (*scope, *fact, event.received_at)))
         .await?;
+    let livemode = app.config.livemode;
+    bank_payouts::look(tx, told.iter().map(|(scope, fact, _)| (*scope, *fact)), livemode, now).await?;
     pass_on_to_payouts(app, tx, &told, now).await
 }
 

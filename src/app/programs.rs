@@ -207,6 +207,10 @@ pub async fn update(
         new.status = next_status(&old.status, status(value)?, now)?;
     }
     programs::update(&mut tx, &new).await?;
+    if new.payout_schedule != old.payout_schedule {
+        // Switching a schedule on settles nothing of the past: its first period is the next one that ends.
+        programs::set_schedule_since(&mut tx, id, now).await?;
+    }
     if new.status != old.status {
         programs::insert_status(&mut tx, id, &new.status).await?;
         if new.status.value == ProgramStatus::Active && new.status.at < now {

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::{
     App, Refusal,
+    bank_payouts::{self, BankPayoutView},
     explain::{self, CommissionView, EntryView, Explanation, SaleFigures, Told},
     keys::{Principal, Scope},
 };
@@ -20,8 +21,9 @@ use crate::{
         Conn, StoreError,
         findings::{self, Finding},
         inbox::{self, EventFilter, EventRow},
-        sales,
-        settlement::{self, AttemptRow, ItemRow, PayoutRow},
+        job_views::{self, AttemptRow},
+        jobs, sales,
+        settlement::{self, ItemRow, PayoutRow},
         views::{self, BalanceRow, CommissionRow, ConversionRow},
     },
 };
@@ -111,6 +113,8 @@ pub struct PayoutShown {
     pub items: Vec<ItemRow>,
     /// The calls that were made for it, in order.
     pub attempts: Vec<AttemptRow>,
+    /// What was told last of the receiving account's own payouts to its bank, newest first.
+    pub bank_payouts: Vec<BankPayoutView>,
 }
 
 /// One payout of a program, with its first `items_max` items.
@@ -127,8 +131,13 @@ pub async fn payout(
     let mut conn = of_program(app, by, program).await?;
     let payout = payout_of(&mut conn, program, id).await?;
     let items = settlement::list_items(&mut conn, id, None, items_max).await?;
-    let attempts = settlement::list_attempts(&mut conn, id, ATTEMPTS_SHOWN).await?;
-    Ok(PayoutShown { payout, items, attempts })
+    let attempts = match jobs::find_by_payout(&mut conn, id).await? {
+        Some(intent) => job_views::list_attempts(&mut conn, &intent, ATTEMPTS_SHOWN).await?,
+        None => Vec::new(),
+    };
+    let bank_payouts =
+        bank_payouts::newest(&mut conn, &payout.provider, payout.livemode, &payout.destination).await?;
+    Ok(PayoutShown { payout, items, attempts, bank_payouts })
 }
 
 /// What a payout is made of, after the given lot.

@@ -211,9 +211,9 @@ async fn refresh_gauges(app: &App) -> Result<(), StoreError> {
     let oldest = refold_queue::oldest(&mut conn).await?;
     let lag_micros = oldest.map_or(0, |at| app.now().as_micros().saturating_sub(at).max(0));
     metrics::gauge!(names::REFOLD_LAG_SECONDS).set(as_gauge(lag_micros) / 1e6);
-    let counts = jobs::count(&mut conn).await?;
+    let counts = jobs::count_unfinished(&mut conn).await?;
     for kind in IntentKind::ALL {
-        for state in JobState::ALL {
+        for state in JobState::ALL.iter().filter(|state| !state.is_over()) {
             let counted = |job: &&(String, String, i64)| job.0 == kind.as_str() && job.1 == state.as_str();
             let count = counts.iter().find(counted).map_or(0, |job| job.2);
             metrics::gauge!(names::JOBS, "kind" => kind.as_str(), "state" => state.as_str())

@@ -6,6 +6,8 @@
 //! decides anything, asks for the time or knows a provider.
 
 pub mod audit;
+pub mod account_checks;
+pub mod bank_payouts;
 pub mod charges;
 pub mod clock;
 pub mod commissions;

@@ -5,6 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    app::bank_payouts::BankPayoutView,
     domain::{
         ids::{IntentId, JobId},
         intent::Intent,
@@ -78,6 +79,8 @@ pub struct JobDetails {
     pub resolutions: Vec<ResolutionView>,
     /// What is open about it.
     pub findings: Vec<FindingView>,
+    /// What was told last of the receiving account's own payouts to its bank, newest first.
+    pub bank_payouts: Vec<BankPayoutView>,
 }
 
 /// An intent.

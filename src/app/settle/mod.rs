@@ -42,7 +42,7 @@ use crate::{
     failpoint::{self, Failpoint},
     providers::outbound::{self, Order, OrderKind, Outbound},
     store::{
-        Conn, Engine, StoreError, Tx, holds,
+        Conn, Engine, StoreError, Tx, account_checks, holds,
         jobs::{self, NewIntent, Purpose},
         ledger::{self, Posting},
         programs, sales,
@@ -312,10 +312,13 @@ async fn settle_chunk(app: &App, run: &RunId) -> Result<Progress, SettleError> {
     };
     let batch = next_batch(app.db.engine(), &mut tx, &reach, run.last_enrollment.as_ref()).await?;
     let known = claim(app, &mut tx, &reach, &batch).await?;
-    let Plan { drafts, skipped } = plan::plan(&rules, known)?;
+    let Plan { drafts, skipped, not_ready } = plan::plan(&rules, known)?;
     let drafted: BTreeSet<EnrollmentId> = drafts.iter().map(|draft| draft.enrollment_id.clone()).collect();
     let last = batch.last.as_ref().filter(|_| batch.has_more);
     settlement::insert_skips(&mut tx, &run.id, &skipped).await?;
+    // What told that they are ready may have been lost; the dispatcher asks, so that the next run knows.
+    let accounts = not_ready.iter().map(String::as_str);
+    account_checks::request(&mut tx, PAYOUT_PROVIDER, app.config.livemode, accounts, now).await?;
     let entries = reserve(app, &mut tx, &run, &rules, drafts, now).await?;
     settlement::advance_run(&mut tx, &run, last, now).await?;
     let causes = BTreeSet::from([Cause::Run(run.id.to_string())]);

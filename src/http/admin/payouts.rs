@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     app::{
-        App, holds,
+        App,
+        bank_payouts::BankPayoutView,
+        holds,
+        jobs::AttemptView,
         keys::Principal,
         payouts, reads,
         settle::{self, PaidLine, Request, Settlement, SkippedLine},
@@ -34,7 +37,7 @@ use crate::{
     },
     store::{
         holds::{HoldKind, PauseKind},
-        settlement::{AttemptRow, ItemRow, PayoutRow},
+        settlement::{ItemRow, PayoutRow},
     },
 };
 
@@ -242,36 +245,6 @@ impl From<ItemRow> for ItemView {
 }
 
 #[derive(Serialize, ToSchema)]
-#[schema(as = PayoutAttempt)]
-struct AttemptView {
-    number: i64,
-    generation: i64,
-    kind: String,
-    sent_at: Timestamp,
-    answered_at: Option<Timestamp>,
-    verdict: Option<String>,
-    status: Option<i64>,
-    request_id: Option<String>,
-    error_code: Option<String>,
-}
-
-impl From<AttemptRow> for AttemptView {
-    fn from(row: AttemptRow) -> Self {
-        Self {
-            number: row.number,
-            generation: row.generation,
-            kind: row.kind,
-            sent_at: Timestamp::from_micros(row.sent_at_us),
-            answered_at: row.answered_at_us.map(Timestamp::from_micros),
-            verdict: row.verdict,
-            status: row.status,
-            request_id: row.request_id,
-            error_code: row.error_code,
-        }
-    }
-}
-
-#[derive(Serialize, ToSchema)]
 struct PayoutDetail {
     #[serde(flatten)]
     payout: PayoutView,
@@ -280,6 +253,8 @@ struct PayoutDetail {
     items_next_cursor: Option<String>,
     /// The last calls that were made for it.
     attempts: Vec<AttemptView>,
+    /// What became of the account's last payouts to its bank; they say nothing of this payout.
+    bank_payouts: Vec<BankPayoutView>,
 }
 
 /// One payout, what it is made of and the calls that were made for it.
@@ -302,6 +277,7 @@ async fn find(
         items: items.data,
         items_next_cursor: items.next_cursor,
         attempts: found.attempts.into_iter().map(Into::into).collect(),
+        bank_payouts: found.bank_payouts,
     })
 }
 

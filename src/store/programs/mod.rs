@@ -179,6 +179,12 @@ pub async fn update(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
     expect_one(affected)
 }
 
+/// Notes since when the program has the schedule that it has now.
+pub async fn set_schedule_since(tx: &mut Tx, id: &ProgramId, since: Timestamp) -> Result<(), StoreError> {
+    const SQL: &str = "UPDATE program SET payout_schedule_since_us = $2 WHERE id = $1";
+    expect_one(tx.q(SQL).bind(id.as_str()).bind(since.as_micros()).exec().await?)
+}
+
 /// Adds a status that holds from an instant at which no other begins.
 pub async fn insert_status(
     tx: &mut Tx,
