@@ -124,6 +124,8 @@ pub struct Enrollment {
     pub organization_id: OrganizationId,
     /// Status over time.
     pub statuses: Vec<Dated<EnrollmentStatus>>,
+    /// Its sponsor over time; no row holds where it had none.
+    pub sponsors: Vec<Dated<Option<EnrollmentId>>>,
     /// Normalised e-mail addresses of the affiliate. Personal data.
     pub emails: BTreeSet<String>,
 }

@@ -5,6 +5,7 @@
 //! [`ops`] for health and metrics. No rule of the product lives here.
 
 pub mod admin;
+pub mod affiliate;
 mod auth;
 pub mod body;
 pub mod error;

@@ -4,12 +4,14 @@
 //! its table, column and row, and never with the value.
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
+    enrollments::codes::CodeKind,
     error::StoreError,
     findings::Severity,
     keys::KeyKind,
-    programs::{AttributionModel, ConversionKind, MinPayout},
+    programs::{Applications, AttributionModel, ConversionKind, MinPayout},
 };
 use crate::domain::{
     charge::ChargeState,
@@ -57,9 +59,9 @@ macro_rules! from_text {
 from_text! {
     ids: ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, InstanceId, IntentId, JobId, KeyId, LotId,
         OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId;
-    words: AttributionModel, ChargeState, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
+    words: Applications, AttributionModel, ChargeState, CodeKind, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
         OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
-    json: MinPayout, Terms,
+    json: MinPayout, Terms, Value,
 }
 
 impl FromText for Currency {

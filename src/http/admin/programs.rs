@@ -48,6 +48,7 @@ struct ProgramView {
     min_payout: MinPayout,
     payout_schedule: Option<&'static str>,
     on_transfer_reversed: &'static str,
+    applications: &'static str,
     created_at: Timestamp,
 }
 
@@ -67,6 +68,7 @@ impl From<ProgramDetails> for ProgramView {
             min_payout: program.min_payout,
             payout_schedule: program.payout_schedule.map(PayoutSchedule::as_str),
             on_transfer_reversed: program.on_transfer_reversed.as_str(),
+            applications: program.applications.as_str(),
             created_at: program.created_at,
         }
     }
