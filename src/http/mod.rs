@@ -1,8 +1,9 @@
 //! The HTTP edge: from bytes on a socket to a call of `app`, and back.
 //!
 //! Read [`serve`] for the accept loop and its limits, [`error`] for the one error envelope,
-//! [`webhooks`] for the receiver, [`admin`] for the API (with [`page`], [`body`] and [`path`] under it) and
-//! [`ops`] for health and metrics. No rule of the product lives here.
+//! [`webhooks`] for the receiver, [`admin`] and [`affiliate`] for the two sides of the API (with [`page`],
+//! [`body`] and [`path`] under them), [`public`] for what needs no key (with [`throttle`] in front of it)
+//! and [`ops`] for health and metrics. No rule of the product lives here.
 
 pub mod admin;
 pub mod affiliate;
@@ -12,7 +13,9 @@ pub mod error;
 pub mod ops;
 pub mod page;
 pub mod path;
+pub mod public;
 pub mod serve;
+pub mod throttle;
 pub mod webhooks;
 
 use axum::{
@@ -28,7 +31,14 @@ use uuid::Uuid;
 
 use error::{ApiError, REQUEST_ID};
 
+use crate::app::App;
+
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Every route of the API: the owner's side, the affiliate's, and what needs no key.
+pub fn api(app: &App) -> Router {
+    admin::router().merge(affiliate::router()).with_state(app.clone()).merge(public::routes(app))
+}
 
 /// Puts around all `routes` what every request needs: an id, a span, the error envelope also for
 /// unknown paths, wrong methods and panics, and a task of its own.
