@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     domain::{
@@ -22,7 +23,8 @@ use crate::{
 };
 
 /// One step of the reckoning.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ExplanationStep)]
 pub struct Step {
     /// What is reckoned.
     pub what: &'static str,
@@ -35,7 +37,7 @@ pub struct Step {
 }
 
 /// A commission and everything that led to it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Explanation {
     /// The commission as posted.
     pub commission: CommissionView,
@@ -52,7 +54,8 @@ pub struct Explanation {
 }
 
 /// A commission as it is shown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = SaleCommission)]
 pub struct CommissionView {
     /// Id.
     pub id: CommissionId,
@@ -85,7 +88,8 @@ pub struct CommissionView {
 }
 
 /// What the facts of a sale say.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = SaleFigures)]
 pub struct SaleFigures {
     /// The sale.
     pub id: SaleId,
@@ -108,7 +112,8 @@ pub struct SaleFigures {
 }
 
 /// What carried the affiliate to the sale.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Attribution)]
 pub struct AttributionView {
     /// `metadata`, `client_reference`, `coupon`, `subscription`, `customer` or `manual`.
     pub by: String,
@@ -117,7 +122,8 @@ pub struct AttributionView {
 }
 
 /// A journal entry as it is shown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Entry)]
 pub struct EntryView {
     /// Id.
     pub id: String,
@@ -140,8 +146,9 @@ pub struct EntryView {
 }
 
 /// What made an entry necessary.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[schema(as = Cause)]
 pub enum CauseView {
     /// A stored event.
     Event {
@@ -177,7 +184,8 @@ pub enum CauseView {
 }
 
 /// What stops or stopped the money.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Flag)]
 pub struct FlagView {
     /// What kind of thing.
     pub kind: &'static str,

@@ -1,6 +1,7 @@
 //! What a key may read of the books. Each function checks the key and calls one read of the store.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     App, Refusal,
@@ -192,7 +193,8 @@ pub async fn explanation(app: &App, by: &Principal, id: &CommissionId) -> Result
 }
 
 /// A sale with everything told, decided and posted about it. The buyer's address is not part of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Sale)]
 pub struct SaleView {
     #[serde(flatten)]
     figures: SaleFigures,
@@ -219,7 +221,8 @@ impl SaleView {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ProviderObject)]
 struct ObjectView {
     kind: &'static str,
     id: String,
@@ -231,7 +234,8 @@ impl From<&ObjectRef> for ObjectView {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SalePayment)]
 struct PaymentView {
     object: ObjectView,
     parent: Option<ObjectView>,
@@ -244,7 +248,8 @@ struct PaymentView {
     billing_reason: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleRefund)]
 struct RefundView {
     id: String,
     charge: ObjectView,
@@ -253,14 +258,16 @@ struct RefundView {
     status: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleRefundTotal)]
 struct RefundTotalView {
     charge: ObjectView,
     total_minor: i64,
     currency: Currency,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleDispute)]
 struct DisputeView {
     id: String,
     charge: ObjectView,
@@ -271,14 +278,16 @@ struct DisputeView {
     reinstated_minor: i64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleChargebackReversal)]
 struct ReversalView {
     id: String,
     amount_minor: i64,
     currency: Currency,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleHint)]
 struct HintView {
     subject: String,
     source: String,
@@ -286,7 +295,8 @@ struct HintView {
     told_at: Timestamp,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleDecision)]
 struct DecisionView {
     id: String,
     enrollment_id: String,
@@ -298,14 +308,16 @@ struct DecisionView {
     decided_at: Timestamp,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleEntry)]
 struct EntryOf {
     commission_id: String,
     #[serde(flatten)]
     entry: EntryView,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleEvent)]
 struct EventView {
     id: String,
     provider: String,

@@ -6,7 +6,6 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -16,7 +15,7 @@ use crate::{
     app::{App, dispatch::Dispatcher, instance, store_events, worker},
     config::Role,
     http::{
-        self, ops,
+        self, openapi, ops,
         serve::{Limits, serve},
         webhooks,
     },
@@ -74,7 +73,7 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
 
 /// Serves the public listener until the drain, then closes the receiver behind the last request.
 fn start_public(app: &App, listener: TcpListener, shutdown: &Shutdown) {
-    let mut routes: Router = http::api(app);
+    let mut routes = http::api(app.clone());
     let mut committer = None;
     if app.config.has_role(Role::Receive) {
         let (receiver, started) = store_events::start_receiver(app, shutdown.tasks());
@@ -82,7 +81,7 @@ fn start_public(app: &App, listener: TcpListener, shutdown: &Shutdown) {
         committer = Some(started);
     }
     let requests = TaskTracker::new();
-    let edge = http::edge(routes, &requests);
+    let edge = http::edge(openapi::described(routes), &requests);
     let limits = Limits::from(&app.config.server);
     let draining = shutdown.draining().clone();
     shutdown.spawn(async move {

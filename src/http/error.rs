@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::Refusal;
 
@@ -104,18 +105,29 @@ impl From<Refusal> for ApiError {
     }
 }
 
-#[derive(Serialize)]
-struct Envelope {
+/// How every refusal is answered.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Refusal)]
+pub(super) struct Envelope {
     error: Body,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RefusalBody)]
 struct Body {
+    /// What to branch on.
+    #[schema(pattern = "^[A-Z][A-Z0-9_]*$")]
     code: &'static str,
+    /// For people.
+    #[schema(value_type = String)]
     message: Cow<'static, str>,
+    /// The field, parameter or header that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, nullable = false)]
     param: Option<Cow<'static, str>>,
+    /// Names the request in the log.
     request_id: String,
+    /// Whether the same request may succeed later.
     retryable: bool,
 }
 

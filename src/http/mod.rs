@@ -2,14 +2,15 @@
 //!
 //! Read [`serve`] for the accept loop and its limits, [`error`] for the one error envelope,
 //! [`webhooks`] for the receiver, [`admin`] and [`affiliate`] for the two sides of the API (with [`page`],
-//! [`body`] and [`path`] under them), [`public`] for what needs no key (with [`throttle`] in front of it)
-//! and [`ops`] for health and metrics. No rule of the product lives here.
+//! [`body`] and [`path`] under them), [`public`] for what needs no key (with [`throttle`] in front of it),
+//! [`openapi`] for their description and [`ops`] for health and metrics. No rule of the product lives here.
 
 pub mod admin;
 pub mod affiliate;
 mod auth;
 pub mod body;
 pub mod error;
+pub mod openapi;
 pub mod ops;
 pub mod page;
 pub mod path;
@@ -27,17 +28,18 @@ use axum::{
 };
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
+use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
-use error::{ApiError, REQUEST_ID};
-
 use crate::app::App;
+use error::{ApiError, REQUEST_ID};
 
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Every route of the API: the owner's side, the affiliate's, and what needs no key.
-pub fn api(app: &App) -> Router {
-    admin::router().merge(affiliate::router()).with_state(app.clone()).merge(public::routes(app))
+/// Every route that is asked about `app`. The receiver has state of its own, see [`webhooks::routes`].
+pub fn api(app: App) -> OpenApiRouter {
+    let public = public::routes(app.clone());
+    admin::router().merge(affiliate::router()).with_state(app).merge(public)
 }
 
 /// Puts around all `routes` what every request needs: an id, a span, the error envelope also for

@@ -3,20 +3,25 @@
 use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{FromRequestParts, State},
     http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
-    routing::post,
 };
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     admin::Data,
     body::Body,
     error::ApiError,
+    openapi::{
+        answers::{Forbidden, TooManyRequests},
+        schemas::{Email, Name},
+    },
     serve::Peer,
     throttle::{Rate, Throttle, client},
 };
@@ -40,9 +45,9 @@ struct Public {
 }
 
 /// The routes, with the memory of who asked how often.
-pub fn routes(app: &App) -> Router {
-    let public = Public { app: app.clone(), signups: Arc::new(Throttle::new(EACH, ALL)) };
-    Router::new().route("/v1/public/affiliate/signup", post(sign_up)).with_state(public)
+pub fn routes(app: App) -> OpenApiRouter {
+    let public = Public { app, signups: Arc::new(Throttle::new(EACH, ALL)) };
+    OpenApiRouter::new().routes(routes!(sign_up)).with_state(public)
 }
 
 /// Who asks, as far as it can be known.
@@ -58,32 +63,40 @@ impl FromRequestParts<Public> for Client {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SignupRequest {
+    #[schema(value_type = Email)]
     email: String,
+    #[schema(value_type = Name)]
     name: String,
+    /// By default `name`.
+    #[schema(value_type = Option<Name>)]
     organization_name: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SignedUp)]
 struct SignupView {
     account: AccountView,
     organization: OrganizationView,
     /// Shown this once.
     key: String,
     /// To be pasted into the configuration of an MCP client.
+    #[schema(value_type = Object)]
     mcp_config: Value,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SignedUpAccount)]
 struct AccountView {
     id: AccountId,
     email: String,
     name: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SignedUpOrganization)]
 struct OrganizationView {
     id: OrganizationId,
     name: String,
@@ -105,6 +118,15 @@ impl SignupView {
     }
 }
 
+/// Makes an account with an organization of its own and a key for it.
+#[utoipa::path(
+    post, path = "/v1/public/affiliate/signup",
+    operation_id = "signUp", tag = "public",
+    request_body = SignupRequest,
+    security(()),
+    responses((status = 201, description = "Who signed up. The key is shown this once.", body = Data<SignupView>),
+        (status = 403, response = Forbidden), (status = 429, response = TooManyRequests))
+)]
 async fn sign_up(
     State(public): State<Public>,
     Client(client): Client,

@@ -51,7 +51,8 @@ impl Owner {
     }
 
     async fn get(&self, api: &Api, enrollment: &str) -> Value {
-        let (status, mut answer) = api.call(&self.key, Method::GET, &self.of(enrollment, ""), &Value::Null).await;
+        let (status, mut answer) =
+            api.call(&self.key, Method::GET, &self.of(enrollment, ""), &Value::Null).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         answer["data"].take()
     }
@@ -113,7 +114,13 @@ impl Books {
 }
 
 /// Pages of two, joined; `between` runs after each page.
-async fn all_pages(api: &Api, key: &str, path: &str, field: &str, mut between: impl AsyncFnMut()) -> Vec<String> {
+async fn all_pages(
+    api: &Api,
+    key: &str,
+    path: &str,
+    field: &str,
+    mut between: impl AsyncFnMut(),
+) -> Vec<String> {
     let (mut seen, mut cursor) = (Vec::new(), String::new());
     loop {
         let page = get(api, key, &format!("{path}?limit=2{cursor}")).await;

@@ -5,11 +5,9 @@ use remit::{
     app::keys::{self, KeyKind, NewKey, Principal},
     clock::ManualClock,
     domain::ids::OrganizationId,
-    http::{admin, edge},
 };
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use tokio_util::task::TaskTracker;
 
 use super::support::{
     TestDb,
@@ -37,7 +35,7 @@ impl Office {
         shop.tell_and_process(&[sale("ada", 1_000), sale("bob", 500)]).await;
         shop.pass_grace().await;
         let app = shop.node.app.clone();
-        let router = edge(admin::router().with_state(app.clone()), &TaskTracker::new());
+        let router = api::public(&app).await;
         let operator = api::key(&app, KeyKind::Operator, None).await;
         let clock: ManualClock = shop.node.clock.clone();
         let office = Self { api: Api { app, clock, router, operator }, shop };
@@ -216,7 +214,7 @@ on_each_engine! {
 
         // Another node of the same database, where payouts are enabled.
         let node = Node::with_settings(db.db.clone(), 16, LIVE);
-        let router = edge(admin::router().with_state(node.app.clone()), &TaskTracker::new());
+        let router = api::public(&node.app).await;
         let live = Api { app: node.app.clone(), clock: node.clock.clone(), router, operator: operator.clone() };
         node.clock.set(office.shop.node.app.now());
         let body = json!({ "reason": "the bank called" });

@@ -19,7 +19,12 @@ use crate::support::{
 const SIGNUP: &str = "/v1/public/affiliate/signup";
 
 /// A signup from an address; the status, how long to wait, and the answer.
-async fn sign_up(api: &Api, peer: &str, forwarded: Option<&str>, body: &Value) -> (u16, Option<String>, Value) {
+async fn sign_up(
+    api: &Api,
+    peer: &str,
+    forwarded: Option<&str>,
+    body: &Value,
+) -> (u16, Option<String>, Value) {
     let mut request = Request::builder().method(Method::POST).uri(SIGNUP);
     if let Some(forwarded) = forwarded {
         request = request.header("x-forwarded-for", forwarded);

@@ -2,49 +2,49 @@
 //! (seed S0, "Attribute conversions" and "Handle refunds").
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     http::{HeaderMap, StatusCode},
-    routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Answer, Created, Data, created, ok};
 use crate::{
     app::{
         App,
         decide::{self, OnConversion},
+        explain::Explanation,
         keys::Principal,
         reads,
         report::{self, NewReport},
     },
     domain::{
         commission::{ClawbackReason, CommissionState, DecisionKind},
-        ids::{CommissionId, ConversionId, ProgramId, ProjectId},
+        ids::{CommissionId, ConversionId, EnrollmentId, ProgramId, ProjectId, SaleId},
         money::Currency,
         time::Timestamp,
     },
     http::{
         body::Body,
         error::ApiError,
-        page::{Listing, Page},
+        openapi::schemas::{ConversionStatus, ExternalId, Note, ReferralCode},
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
     store::views::{BalanceRow, CommissionRow, ConversionRow},
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route(
-            "/v1/admin/affiliate/programs/{program_id}/conversions",
-            get(list_conversions).post(report_conversion),
-        )
-        .route("/v1/admin/affiliate/programs/{program_id}/conversions/{id}/approve", post(approve))
-        .route("/v1/admin/affiliate/programs/{program_id}/conversions/{id}/reject", post(reject))
-        .route("/v1/admin/affiliate/programs/{program_id}/conversions/{id}/clawback", post(claw_back))
-        .route("/v1/admin/affiliate/programs/{program_id}/commissions", get(list_commissions))
-        .route("/v1/admin/affiliate/programs/{program_id}/balances", get(list_balances))
-        .route("/v1/admin/commissions/{id}/explain", get(explain))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list_conversions, report_conversion))
+        .routes(routes!(approve))
+        .routes(routes!(reject))
+        .routes(routes!(claw_back))
+        .routes(routes!(list_commissions))
+        .routes(routes!(list_balances))
+        .routes(routes!(explain))
 }
 
 /// The state of a conversion in seed S0's words (`semantics.md`, "Views").
@@ -58,21 +58,31 @@ fn status(state: CommissionState) -> &'static str {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Conversion)]
 struct ConversionView {
+    #[schema(value_type = ConversionId)]
     id: String,
+    #[schema(value_type = ProgramId)]
     program_id: String,
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = ProjectId)]
     project_id: String,
+    #[schema(value_type = SaleId)]
     sale_id: String,
+    #[schema(value_type = CommissionId)]
     commission_id: String,
     kind: String,
     external_id: Option<String>,
     attributed_by: String,
     code: Option<String>,
+    #[schema(value_type = ConversionStatus)]
     status: &'static str,
+    #[schema(value_type = CommissionState)]
     commission_state: String,
     reason: Option<String>,
+    #[schema(value_type = Currency)]
     currency: String,
     earned_minor: i64,
     clawed_minor: i64,
@@ -103,6 +113,13 @@ impl From<ConversionRow> for ConversionView {
     }
 }
 
+/// The conversions of a program, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/conversions",
+    operation_id = "listConversions", tag = "conversions",
+    params(("program_id" = ProgramId, Path), PageQuery),
+    responses((status = 200, description = "A page of conversions.", body = Listing<ConversionView>))
+)]
 async fn list_conversions(
     State(app): State<App>,
     by: Principal,
@@ -113,14 +130,23 @@ async fn list_conversions(
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ReportRequest {
+    #[schema(value_type = ProjectId)]
     project_id: String,
+    /// The order's id at the one who reports.
+    #[schema(value_type = ExternalId)]
     external_id: String,
+    #[schema(value_type = ReferralCode)]
     code: String,
+    #[schema(minimum = 1)]
     gross_amount_cents: i64,
+    /// ISO 4217; `usd` where it is absent.
+    #[schema(pattern = "^[A-Za-z]{3}$")]
     currency: Option<String>,
+    /// When it was paid; now where it is absent.
+    #[schema(value_type = Option<Timestamp>)]
     occurred_at: Option<String>,
 }
 
@@ -152,6 +178,14 @@ impl ReportRequest {
     }
 }
 
+/// Reports a sale. The same order again changes nothing and gives the same conversion.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/conversions",
+    operation_id = "reportConversion", tag = "conversions",
+    params(("program_id" = ProgramId, Path)),
+    request_body = ReportRequest,
+    responses((status = 201, description = "The conversion.", body = Data<ConversionView>))
+)]
 async fn report_conversion(
     State(app): State<App>,
     by: Principal,
@@ -163,6 +197,13 @@ async fn report_conversion(
 
 type OfProgram = Named<(ProgramId, ConversionId)>;
 
+/// Approves a conversion that waits for review.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/approve",
+    operation_id = "approveConversion", tag = "conversions",
+    params(("program_id" = ProgramId, Path), ("id" = ConversionId, Path)),
+    responses((status = 200, description = "The conversion.", body = Data<ConversionView>))
+)]
 async fn approve(
     State(app): State<App>,
     by: Principal,
@@ -172,6 +213,13 @@ async fn approve(
     decide(&app, &by, path, plain(DecisionKind::Approve, &headers)?).await
 }
 
+/// Rejects a conversion.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/reject",
+    operation_id = "rejectConversion", tag = "conversions",
+    params(("program_id" = ProgramId, Path), ("id" = ConversionId, Path)),
+    responses((status = 200, description = "The conversion.", body = Data<ConversionView>))
+)]
 async fn reject(
     State(app): State<App>,
     by: Principal,
@@ -186,14 +234,26 @@ fn plain(kind: DecisionKind, headers: &HeaderMap) -> Result<OnConversion, ApiErr
     Ok(OnConversion { kind, reason: None, amount: None, note: None, idempotency_key })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ClawbackRequest {
+    #[schema(value_type = ClawbackReason)]
     reason: String,
+    /// Minor units; all that is left where it is absent.
+    #[schema(minimum = 1)]
     amount_cents: Option<i64>,
+    #[schema(value_type = Option<Note>)]
     note: Option<String>,
 }
 
+/// Takes a commission back, all of it or an amount.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/clawback",
+    operation_id = "clawBackConversion", tag = "conversions",
+    params(("program_id" = ProgramId, Path), ("id" = ConversionId, Path)),
+    request_body = ClawbackRequest,
+    responses((status = 200, description = "The conversion.", body = Data<ConversionView>))
+)]
 async fn claw_back(
     State(app): State<App>,
     by: Principal,
@@ -256,14 +316,21 @@ pub(super) fn refuse(code: &'static str, param: &'static str, message: &'static 
     ApiError::new(StatusCode::BAD_REQUEST, code, message).with_param(param)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Commission)]
 struct CommissionListed {
+    #[schema(value_type = CommissionId)]
     id: String,
+    #[schema(value_type = ConversionId)]
     conversion_id: String,
+    #[schema(value_type = SaleId)]
     sale_id: String,
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = ProgramId)]
     program_id: String,
     level: i64,
+    #[schema(value_type = Currency)]
     currency: String,
     base_minor: i64,
     amount_minor: i64,
@@ -271,6 +338,7 @@ struct CommissionListed {
     clawed_minor: i64,
     held_minor: i64,
     payable_minor: i64,
+    #[schema(value_type = CommissionState)]
     state: String,
     reason: Option<String>,
     paid_at: Timestamp,
@@ -303,6 +371,13 @@ impl From<CommissionRow> for CommissionListed {
     }
 }
 
+/// The commissions of a program, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/commissions",
+    operation_id = "listCommissions", tag = "commissions",
+    params(("program_id" = ProgramId, Path), PageQuery),
+    responses((status = 200, description = "A page of commissions.", body = Listing<CommissionListed>))
+)]
 async fn list_commissions(
     State(app): State<App>,
     by: Principal,
@@ -313,9 +388,12 @@ async fn list_commissions(
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Balance)]
 struct BalanceView {
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = Currency)]
     currency: String,
     held: i64,
     payable: i64,
@@ -330,6 +408,13 @@ impl From<BalanceRow> for BalanceView {
     }
 }
 
+/// The balances of a program, per enrollment and currency.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/balances",
+    operation_id = "listBalances", tag = "commissions",
+    params(("program_id" = ProgramId, Path), PageQuery),
+    responses((status = 200, description = "A page of balances.", body = Listing<BalanceView>))
+)]
 async fn list_balances(
     State(app): State<App>,
     by: Principal,
@@ -340,10 +425,17 @@ async fn list_balances(
     Ok(Json(page.listing(rows, |row| (row.enrollment_id.clone(), row.currency.clone()), Into::into)))
 }
 
+/// Each amount of a commission with its rule, base and rounding, and the events behind it.
+#[utoipa::path(
+    get, path = "/v1/admin/commissions/{id}/explain",
+    operation_id = "explainCommission", tag = "commissions",
+    params(("id" = CommissionId, Path)),
+    responses((status = 200, description = "The explanation.", body = Data<Explanation>))
+)]
 async fn explain(
     State(app): State<App>,
     by: Principal,
     Named(id): Named<CommissionId>,
-) -> Answer<Data<crate::app::explain::Explanation>> {
+) -> Answer<Data<Explanation>> {
     ok(reads::explanation(&app, &by, &id).await?)
 }

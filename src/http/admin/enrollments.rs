@@ -1,13 +1,11 @@
 //! `/v1/admin/affiliate/programs/{program_id}/enrollments` and `…/invites` (seed S0, "Enroll affiliates").
 
-use axum::{
-    Json, Router,
-    extract::State,
-    routing::{get, post},
-};
+use axum::{Json, extract::State};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Answer, Created, Data, created, id, ok};
 use crate::{
@@ -24,42 +22,63 @@ use crate::{
     http::{
         body::Body,
         error::ApiError,
-        page::{Listing, Page},
+        openapi::{
+            program::CommissionOverride,
+            schemas::{Email, ReferralCode},
+        },
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
     store::enrollments::EnrollmentDetails,
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/admin/affiliate/programs/{program_id}/invites", post(invite))
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments", get(list).post(create))
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments/{id}", get(find).patch(update))
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/approve", post(approve))
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/reject", post(reject))
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/suspend", post(suspend))
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/invite-token", post(renew_token))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(invite))
+        .routes(routes!(list, create))
+        .routes(routes!(find, update))
+        .routes(routes!(approve))
+        .routes(routes!(reject))
+        .routes(routes!(suspend))
+        .routes(routes!(renew_token))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct EnrollmentRequest {
+    /// Either this or `email`.
+    #[schema(value_type = Option<OrganizationId>)]
     affiliate_org_id: Option<String>,
+    /// Either this or `affiliate_org_id`.
+    #[schema(value_type = Option<Email>)]
     email: Option<String>,
+    #[schema(value_type = Option<EnrollmentId>)]
     parent_enrollment_id: Option<String>,
+    #[schema(value_type = Option<CommissionOverride>)]
     commission_override: Option<Value>,
+    /// Made up where it is absent.
+    #[schema(value_type = Option<ReferralCode>)]
     code: Option<String>,
+    #[schema(pattern = "^(active|pending|invited)$")]
     status: Option<String>,
 }
 
 /// An invitation has every field of an enrollment but its status.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct InviteRequest {
+    /// Either this or `email`.
+    #[schema(value_type = Option<OrganizationId>)]
     affiliate_org_id: Option<String>,
+    /// Either this or `affiliate_org_id`.
+    #[schema(value_type = Option<Email>)]
     email: Option<String>,
+    #[schema(value_type = Option<EnrollmentId>)]
     parent_enrollment_id: Option<String>,
+    #[schema(value_type = Option<CommissionOverride>)]
     commission_override: Option<Value>,
+    /// Made up where it is absent.
+    #[schema(value_type = Option<ReferralCode>)]
     code: Option<String>,
 }
 
@@ -99,13 +118,16 @@ fn parent(text: &str) -> Result<EnrollmentId, ApiError> {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[derive(Default)]
-struct ChangeRequest {
+struct EnrollmentChange {
+    /// Null takes the sponsor away.
     #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<EnrollmentId>)]
     parent_enrollment_id: Option<Option<String>>,
+    /// Null lets the terms of the program hold.
     #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<CommissionOverride>)]
     commission_override: Option<Value>,
 }
 
@@ -114,7 +136,7 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Res
     T::deserialize(deserializer).map(Some)
 }
 
-impl ChangeRequest {
+impl EnrollmentChange {
     fn read(self) -> Result<Change, ApiError> {
         let parent = self.parent_enrollment_id.map(|text| text.as_deref().map(parent).transpose());
         Ok(Change {
@@ -124,14 +146,17 @@ impl ChangeRequest {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Enrollment)]
 struct EnrollmentView {
     id: EnrollmentId,
     program_id: ProgramId,
     affiliate_org_id: OrganizationId,
     parent_enrollment_id: Option<EnrollmentId>,
+    #[schema(value_type = Option<CommissionOverride>)]
     commission_override: Option<Value>,
     code: String,
+    #[schema(value_type = EnrollmentStatus)]
     status: &'static str,
     created_at: Timestamp,
 }
@@ -151,7 +176,8 @@ impl From<EnrollmentDetails> for EnrollmentView {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = NewlyEnrolled)]
 struct EnrolledView {
     #[serde(flatten)]
     enrollment: EnrollmentView,
@@ -172,6 +198,14 @@ impl From<Enrolled> for EnrolledView {
     }
 }
 
+/// Lets an affiliate join, by organization or by e-mail address.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments",
+    operation_id = "createEnrollment", tag = "enrollments",
+    params(("program_id" = ProgramId, Path)),
+    request_body = EnrollmentRequest,
+    responses((status = 201, description = "The enrollment.", body = Data<EnrolledView>))
+)]
 async fn create(
     State(app): State<App>,
     by: Principal,
@@ -181,6 +215,14 @@ async fn create(
     created(enrollments::create(&app, &by, &program, request.read()?).await?.into())
 }
 
+/// Asks an affiliate to join; it accepts with a key of its own, or with the token that goes to the address.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/invites",
+    operation_id = "createInvite", tag = "enrollments",
+    params(("program_id" = ProgramId, Path)),
+    request_body = InviteRequest,
+    responses((status = 201, description = "The enrollment.", body = Data<EnrolledView>))
+)]
 async fn invite(
     State(app): State<App>,
     by: Principal,
@@ -191,6 +233,13 @@ async fn invite(
     created(enrollments::create(&app, &by, &program, new).await?.into())
 }
 
+/// The enrollments of a program, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/enrollments",
+    operation_id = "listEnrollments", tag = "enrollments",
+    params(("program_id" = ProgramId, Path), PageQuery),
+    responses((status = 200, description = "A page of enrollments.", body = Listing<EnrollmentView>))
+)]
 async fn list(
     State(app): State<App>,
     by: Principal,
@@ -203,6 +252,13 @@ async fn list(
 
 type Both = Named<(ProgramId, EnrollmentId)>;
 
+/// One enrollment.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}",
+    operation_id = "getEnrollment", tag = "enrollments",
+    params(("program_id" = ProgramId, Path), ("id" = EnrollmentId, Path)),
+    responses((status = 200, description = "The enrollment.", body = Data<EnrollmentView>))
+)]
 async fn find(
     State(app): State<App>,
     by: Principal,
@@ -211,15 +267,30 @@ async fn find(
     ok(enrollments::find(&app, &by, &program, &enrollment).await?.into())
 }
 
+/// Changes what differs for one enrollment, for what is sold from now on.
+#[utoipa::path(
+    patch, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}",
+    operation_id = "updateEnrollment", tag = "enrollments",
+    params(("program_id" = ProgramId, Path), ("id" = EnrollmentId, Path)),
+    request_body = EnrollmentChange,
+    responses((status = 200, description = "The enrollment.", body = Data<EnrollmentView>))
+)]
 async fn update(
     State(app): State<App>,
     by: Principal,
     Named((program, enrollment)): Both,
-    Body(change): Body<ChangeRequest>,
+    Body(change): Body<EnrollmentChange>,
 ) -> Answer<Data<EnrollmentView>> {
     ok(enrollments::update(&app, &by, &program, &enrollment, change.read()?).await?.into())
 }
 
+/// A new token for an enrollment that was made for an address, in place of one that was lost.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/invite-token",
+    operation_id = "renewInviteToken", tag = "enrollments",
+    params(("program_id" = ProgramId, Path), ("id" = EnrollmentId, Path)),
+    responses((status = 200, description = "The enrollment, with its new token.", body = Data<EnrolledView>))
+)]
 async fn renew_token(
     State(app): State<App>,
     by: Principal,
@@ -229,14 +300,35 @@ async fn renew_token(
     ok(EnrolledView::new(enrollment, Some(&token)))
 }
 
+/// Lets an affiliate in who applied or was suspended.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/approve",
+    operation_id = "approveEnrollment", tag = "enrollments",
+    params(("program_id" = ProgramId, Path), ("id" = EnrollmentId, Path)),
+    responses((status = 200, description = "The enrollment.", body = Data<EnrollmentView>))
+)]
 async fn approve(State(app): State<App>, by: Principal, path: Both) -> Answer<Data<EnrollmentView>> {
     judge(&app, &by, path, Verdict::Approve).await
 }
 
+/// Turns an affiliate down.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/reject",
+    operation_id = "rejectEnrollment", tag = "enrollments",
+    params(("program_id" = ProgramId, Path), ("id" = EnrollmentId, Path)),
+    responses((status = 200, description = "The enrollment.", body = Data<EnrollmentView>))
+)]
 async fn reject(State(app): State<App>, by: Principal, path: Both) -> Answer<Data<EnrollmentView>> {
     judge(&app, &by, path, Verdict::Reject).await
 }
 
+/// Stops new earnings; what was earned goes on.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/suspend",
+    operation_id = "suspendEnrollment", tag = "enrollments",
+    params(("program_id" = ProgramId, Path), ("id" = EnrollmentId, Path)),
+    responses((status = 200, description = "The enrollment.", body = Data<EnrollmentView>))
+)]
 async fn suspend(State(app): State<App>, by: Principal, path: Both) -> Answer<Data<EnrollmentView>> {
     judge(&app, &by, path, Verdict::Suspend).await
 }

@@ -13,15 +13,17 @@ mod payouts;
 mod programs;
 mod projects;
 
-use axum::{Json, Router, http::StatusCode};
+use axum::{Json, http::StatusCode};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
 
 use super::error::ApiError;
 use crate::app::App;
 
 /// Every route of the admin API.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
         .merge(organizations::router())
         .merge(projects::router())
         .merge(keys::router())
@@ -36,7 +38,7 @@ pub fn router() -> Router<App> {
 }
 
 /// `{"data": {…}}`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Data<T> {
     /// The object.
     pub data: T,

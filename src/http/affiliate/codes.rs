@@ -1,36 +1,45 @@
 //! `/v1/affiliate/me/enrollments/{id}/codes`: an affiliate's codes, and fresh ones (seed S0,
 //! `my_referral_generate`).
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Json, extract::State};
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::{App, enrollments::codes, keys::Principal},
     domain::ids::EnrollmentId,
     http::{
         admin::{
-            Answer, Created,
+            Answer, Created, Data,
             codes::{CodeView, key_of},
             created,
         },
         body::OptionalBody,
-        page::{Listing, Page},
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
     store::enrollments::codes::CodeKey,
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new().route("/v1/affiliate/me/enrollments/{id}/codes", get(list).post(rotate))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list, rotate))
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 struct RotationRequest {
     /// Whether the older referral codes end with this.
     retire_others: bool,
 }
 
+/// The codes of an enrollment of the caller, newest first, the retired ones too.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/enrollments/{id}/codes",
+    operation_id = "listOwnCodes", tag = "affiliate",
+    params(("id" = EnrollmentId, Path), PageQuery),
+    responses((status = 200, description = "A page of codes.", body = Listing<CodeView>))
+)]
 async fn list(
     State(app): State<App>,
     by: Principal,
@@ -41,6 +50,14 @@ async fn list(
     Ok(Json(page.listing(rows, key_of, Into::into)))
 }
 
+/// A fresh referral code; the older ones end with it on request.
+#[utoipa::path(
+    post, path = "/v1/affiliate/me/enrollments/{id}/codes",
+    operation_id = "rotateOwnCode", tag = "affiliate",
+    params(("id" = EnrollmentId, Path)),
+    request_body = Option<RotationRequest>,
+    responses((status = 201, description = "The code.", body = Data<CodeView>))
+)]
 async fn rotate(
     State(app): State<App>,
     by: Principal,

@@ -1,12 +1,10 @@
 //! `/v1/affiliate/me/invites`, `…/applications` and `…/enrollments`: how an affiliate joins, and where.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    routing::{get, post},
-};
+use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::{
@@ -23,29 +21,33 @@ use crate::{
         admin::{Answer, Created, Data, codes::CodeView, created, id, ok},
         body::Body,
         error::ApiError,
-        page::{Listing, Page},
+        openapi::{answers::NotFound, program::CommissionOverride},
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
     store::enrollments::EnrollmentDetails,
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/affiliate/me/invites", get(list_invites))
-        .route("/v1/affiliate/me/invites/accept", post(accept_token))
-        .route("/v1/affiliate/me/invites/{id}/accept", post(accept))
-        .route("/v1/affiliate/me/invites/{id}/decline", post(decline))
-        .route("/v1/affiliate/me/applications", post(apply))
-        .route("/v1/affiliate/me/enrollments", get(list))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list_invites))
+        .routes(routes!(accept_token))
+        .routes(routes!(accept))
+        .routes(routes!(decline))
+        .routes(routes!(apply))
+        .routes(routes!(list))
 }
 
 /// An enrollment as its affiliate sees it. The sponsor is left out: it is a peer.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnEnrollment)]
 struct OwnView {
     id: EnrollmentId,
     program_id: ProgramId,
+    #[schema(value_type = EnrollmentStatus)]
     status: &'static str,
     code: String,
+    #[schema(value_type = Option<CommissionOverride>)]
     commission_override: Option<Value>,
     created_at: Timestamp,
 }
@@ -63,7 +65,8 @@ impl From<EnrollmentDetails> for OwnView {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ListedEnrollment)]
 struct ListedView {
     #[serde(flatten)]
     enrollment: OwnView,
@@ -82,6 +85,13 @@ impl From<OwnEnrollment> for ListedView {
     }
 }
 
+/// The programs that the caller is in, or asked to be in, newest first.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/enrollments",
+    operation_id = "listOwnEnrollments", tag = "affiliate",
+    params(PageQuery),
+    responses((status = 200, description = "A page of enrollments.", body = Listing<ListedView>))
+)]
 async fn list(
     State(app): State<App>,
     by: Principal,
@@ -90,6 +100,13 @@ async fn list(
     listing(&app, &by, None, &page).await
 }
 
+/// The invitations of the caller that wait for an answer, newest first.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/invites",
+    operation_id = "listOwnInvites", tag = "affiliate",
+    params(PageQuery),
+    responses((status = 200, description = "A page of invitations.", body = Listing<ListedView>))
+)]
 async fn list_invites(
     State(app): State<App>,
     by: Principal,
@@ -108,6 +125,13 @@ async fn listing(
     Ok(Json(page.listing(rows, |row| row.membership.enrollment.id.clone(), Into::into)))
 }
 
+/// Accepts an invitation.
+#[utoipa::path(
+    post, path = "/v1/affiliate/me/invites/{id}/accept",
+    operation_id = "acceptInvite", tag = "affiliate",
+    params(("id" = EnrollmentId, Path)),
+    responses((status = 200, description = "The enrollment.", body = Data<OwnView>))
+)]
 async fn accept(
     State(app): State<App>,
     by: Principal,
@@ -116,6 +140,13 @@ async fn accept(
     ok(invites::accept(&app, &by, &enrollment).await?.into())
 }
 
+/// Declines an invitation, for good.
+#[utoipa::path(
+    post, path = "/v1/affiliate/me/invites/{id}/decline",
+    operation_id = "declineInvite", tag = "affiliate",
+    params(("id" = EnrollmentId, Path)),
+    responses((status = 200, description = "The enrollment.", body = Data<OwnView>))
+)]
 async fn decline(
     State(app): State<App>,
     by: Principal,
@@ -124,12 +155,19 @@ async fn decline(
     ok(invites::decline(&app, &by, &enrollment).await?.into())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct TokenRequest {
     token: String,
 }
 
+/// Takes over what was made for an e-mail address, with the token that went there.
+#[utoipa::path(
+    post, path = "/v1/affiliate/me/invites/accept",
+    operation_id = "acceptInviteToken", tag = "affiliate",
+    request_body = TokenRequest,
+    responses((status = 200, description = "The enrollment.", body = Data<OwnView>))
+)]
 async fn accept_token(
     State(app): State<App>,
     by: Principal,
@@ -138,12 +176,20 @@ async fn accept_token(
     ok(invites::accept_token(&app, &by, &request.token).await?.into())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Application {
+    #[schema(value_type = ProgramId)]
     program_id: String,
 }
 
+/// Applies to a program that takes applications.
+#[utoipa::path(
+    post, path = "/v1/affiliate/me/applications",
+    operation_id = "apply", tag = "affiliate",
+    request_body = Application,
+    responses((status = 201, description = "The enrollment.", body = Data<OwnView>), (status = 404, response = NotFound))
+)]
 async fn apply(
     State(app): State<App>,
     by: Principal,

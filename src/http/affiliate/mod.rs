@@ -4,11 +4,11 @@
 mod codes;
 mod invites;
 
-use axum::Router;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
 
 /// Every route of the affiliate's side.
-pub fn router() -> Router<App> {
-    Router::new().merge(invites::router()).merge(codes::router())
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().merge(invites::router()).merge(codes::router())
 }

@@ -16,13 +16,15 @@ use remit::{
     clock::ManualClock,
     config::Config,
     domain::{ids::OrganizationId, time::Timestamp},
-    http::{self, edge},
+    http::{self, edge, openapi},
     store::Db,
 };
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
+
+use super::described::checked;
 
 /// What the clock of [`Api`] shows at first.
 pub const NOW: Timestamp = Timestamp::from_secs(1_750_000_000);
@@ -36,6 +38,11 @@ pub struct Api {
     pub router: Router,
     /// A key that may do everything.
     pub operator: String,
+}
+
+/// The routes of the public listener, held to their description. Without the receiver.
+pub async fn public(app: &App) -> Router {
+    checked(edge(openapi::described(http::api(app.clone())), &TaskTracker::new())).await
 }
 
 /// The configuration of these variables.
@@ -59,7 +66,7 @@ impl Api {
     pub async fn with(db: &Db, env: &[(&str, &str)]) -> Self {
         let clock = ManualClock::new(NOW);
         let app = App::new(db.clone(), config(env), Arc::new(clock.clone()));
-        let router = edge(http::api(&app), &TaskTracker::new());
+        let router = public(&app).await;
         let operator = key(&app, KeyKind::Operator, None).await;
         Self { app, clock, router, operator }
     }
