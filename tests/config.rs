@@ -47,6 +47,9 @@ fn nothing_configured_gives_the_documented_defaults() {
     assert_eq!(config.attribution_keys, ["referral_code", "affiliate_code", "via", "ref"]);
     assert!(!config.payouts_live && !config.payments_enabled && !config.programs.multi_level);
     assert_eq!(config.programs.merge_grace_s, 900);
+    assert!(config.programs.public_signup);
+    assert_eq!(config.server.public_url, "http://127.0.0.1:8080");
+    assert!(config.server.trusted_proxies.is_empty());
     assert_eq!(config.log.format, LogFormat::Text);
 }
 

@@ -29,7 +29,7 @@ const FAILED: &str = "bank_payout_failed";
 const SHOWN: i64 = 5;
 
 /// A payout of a receiving account to its bank.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct BankPayoutView {
     id: String,
     amount: i64,

@@ -201,6 +201,20 @@ impl Principal {
         if self.can_see(owner) { Ok(()) } else { Err(Refusal::NotFound) }
     }
 
+    /// The organization whose own side it is on: that of an organization key.
+    ///
+    /// # Errors
+    /// [`Refusal::Forbidden`] for other kinds: an operator belongs to no organization, and a client key
+    /// is public.
+    pub fn require_member(&self) -> Result<&OrganizationId, Refusal> {
+        match (self.kind, &self.organization_id) {
+            (KeyKind::Organization, Some(own)) => Ok(own),
+            (KeyKind::Organization | KeyKind::Operator | KeyKind::Client, _) => Err(Refusal::Forbidden(
+                "this is the affiliate's own side: use a key of the affiliate's organization",
+            )),
+        }
+    }
+
     /// Whether it may hand this scope on. A touchpoint is the least there is: whoever may write in an
     /// organization may let its website report them.
     fn may_grant(&self, scope: Scope) -> bool {
@@ -310,11 +324,36 @@ pub async fn create(app: &App, by: &Principal, new: NewKey) -> Result<CreatedKey
         expires_at: new.expires_at,
         revoked_at: None,
     };
-    let secret = random_text::<SECRET_LENGTH>();
-    keys::insert(&mut tx, &key, &hash_of(&secret)).await?;
     let change = Change::new("key.created", &key.id, key.organization_id.as_ref()).after(&key);
+    let created = issue(&mut tx, key).await?;
     audit::record(&mut tx, by, change, now).await?;
     super::commit_change(tx).await?;
+    Ok(created)
+}
+
+/// The first key of an organization that `tx` makes, with the scopes of its kind.
+pub(super) async fn first_of(
+    tx: &mut Tx,
+    organization_id: &OrganizationId,
+    now: Timestamp,
+) -> Result<CreatedKey, StoreError> {
+    let key = ApiKey {
+        id: new_id!(KeyId, now),
+        kind: KeyKind::Organization,
+        organization_id: Some(organization_id.clone()),
+        project_id: None,
+        scopes: Scopes::default_of(KeyKind::Organization).words().join(","),
+        created_at: now,
+        expires_at: None,
+        revoked_at: None,
+    };
+    issue(tx, key).await
+}
+
+/// Gives a key its secret and stores the hash of that.
+async fn issue(tx: &mut Tx, key: ApiKey) -> Result<CreatedKey, StoreError> {
+    let secret = random_text::<SECRET_LENGTH>();
+    keys::insert(tx, &key, &hash_of(&secret)).await?;
     let text = SecretString::from(key_text(key.kind, &key.id, &secret));
     Ok(CreatedKey { key, text })
 }
@@ -432,7 +471,7 @@ pub async fn revoke(app: &App, by: &Principal, id: &KeyId) -> Result<ApiKey, Ref
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// 52 characters of 5 bits: 260 random bits.
-const SECRET_LENGTH: usize = 52;
+pub(super) const SECRET_LENGTH: usize = 52;
 
 /// `LENGTH` random characters, 5 bits each.
 pub(super) fn random_text<const LENGTH: usize>() -> String {
@@ -442,7 +481,8 @@ pub(super) fn random_text<const LENGTH: usize>() -> String {
     bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect()
 }
 
-fn hash_of(secret: &str) -> [u8; 32] {
+/// What is stored of a secret that was made of [`random_text`].
+pub(super) fn hash_of(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 

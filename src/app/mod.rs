@@ -35,6 +35,7 @@ pub mod replay;
 pub mod report;
 pub mod seal;
 pub mod settle;
+pub mod signup;
 pub mod store_events;
 pub mod transfers;
 pub mod worker;

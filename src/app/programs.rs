@@ -25,7 +25,7 @@ use crate::{
     },
     store::{
         Conn, organizations,
-        programs::{self, AttributionModel, ConversionKind, MinPayout, ProgramDetails},
+        programs::{self, Applications, AttributionModel, ConversionKind, MinPayout, ProgramDetails},
         refold,
     },
 };
@@ -84,6 +84,9 @@ pub struct ProgramFields {
     /// [`OnTransferReversed`].
     #[serde(deserialize_with = "given")]
     pub on_transfer_reversed: Option<Value>,
+    /// [`Applications`].
+    #[serde(deserialize_with = "given")]
+    pub applications: Option<Value>,
     /// [`ProgramStatus`].
     #[serde(deserialize_with = "given")]
     pub status: Option<Value>,
@@ -165,6 +168,7 @@ fn defaults(id: ProgramId, organization_id: OrganizationId, now: Timestamp) -> P
         payout_schedule: None,
         min_payout: MinPayout::new(),
         on_transfer_reversed: OnTransferReversed::Clawback,
+        applications: Applications::Closed,
         created_at: now,
         status: Dated { at: Timestamp::EPOCH, value: ProgramStatus::Draft },
         terms: Dated { at: Timestamp::EPOCH, value: TermsVersion { version: 1, terms } },
@@ -327,6 +331,9 @@ fn apply(fields: &ProgramFields, program: &mut ProgramDetails) -> Result<(), Ref
     if let Some(value) = &fields.on_transfer_reversed {
         program.on_transfer_reversed =
             word!(OnTransferReversed, value, "INVALID_ON_TRANSFER_REVERSED", "on_transfer_reversed")?;
+    }
+    if let Some(value) = &fields.applications {
+        program.applications = word!(Applications, value, "INVALID_APPLICATIONS", "applications")?;
     }
     Ok(())
 }
@@ -517,6 +524,8 @@ mod tests {
             (json!({"min_payout": 5000}), "INVALID_MIN_PAYOUT"),
             (json!({"payout_schedule": "daily"}), "INVALID_PAYOUT_SCHEDULE"),
             (json!({"on_transfer_reversed": "ignore"}), "INVALID_ON_TRANSFER_REVERSED"),
+            (json!({"applications": true}), "INVALID_APPLICATIONS"),
+            (json!({"applications": "anyone"}), "INVALID_APPLICATIONS"),
             (json!({"status": "running"}), "INVALID_STATUS"),
         ] {
             let refusal = read(document.clone()).expect_err(&document.to_string());
@@ -534,11 +543,13 @@ mod tests {
             "attribution_model": "first_touch", "attribution_window_days": 365, "approval_mode": "manual",
             "hold_period_days": 3650, "platform_fee_bps": 10_000, "min_payout": {"usd": 0, "JPY": 5000},
             "payout_schedule": "monthly", "on_transfer_reversed": "requeue", "status": "active",
+            "applications": "open",
         }))
         .unwrap();
         assert_eq!(program.name, "Launch Partners");
         assert_eq!(program.terms.value.terms.hold_period_days, 3650);
         assert_eq!(program.payout_schedule, Some(PayoutSchedule::Monthly));
+        assert_eq!(program.applications, Applications::Open);
         assert_eq!(program.min_payout.keys().map(ToString::to_string).collect::<Vec<_>>(), ["jpy", "usd"]);
         assert_eq!(read(json!({"payout_schedule": null})).unwrap().payout_schedule, None);
     }

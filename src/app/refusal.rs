@@ -29,6 +29,14 @@ pub enum Refusal {
     /// A key of this kind can never do it.
     #[error("{0}")]
     Forbidden(&'static str),
+    /// Nobody can do it here: the configuration says so.
+    #[error("{message}")]
+    Closed {
+        /// Upper-case code.
+        code: &'static str,
+        /// What is closed.
+        message: Cow<'static, str>,
+    },
     /// It contradicts what is there.
     #[error("{message}")]
     Conflict {
@@ -90,6 +98,7 @@ impl Refusal {
             | Self::Forbidden(_)
             | Self::Conflict { .. }
             | Self::Unavailable { .. }
+            | Self::Closed { .. }
             | Self::Store(_)
             | Self::Seal(_) => None,
         }
@@ -98,7 +107,10 @@ impl Refusal {
     /// The upper-case code that callers branch on.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Invalid { code, .. } | Self::Conflict { code, .. } | Self::Unavailable { code, .. } => code,
+            Self::Invalid { code, .. }
+            | Self::Closed { code, .. }
+            | Self::Conflict { code, .. }
+            | Self::Unavailable { code, .. } => code,
             Self::NotFound => "NOT_FOUND",
             Self::MissingScope(_) | Self::Forbidden(_) => "FORBIDDEN",
             Self::Store(error) if error.is_unavailable() || error.is_retryable() => "STORE_UNAVAILABLE",

@@ -125,6 +125,10 @@ text_id!(
     ProjectId, "proj_"
 );
 text_id!(
+    /// A person who signed up.
+    AccountId, "acc_"
+);
+text_id!(
     /// A webhook endpoint: provider, mode and signing secrets, bound to one project.
     EndpointId, "ep_"
 );

@@ -89,7 +89,7 @@ impl From<Refusal> for ApiError {
             }
             // Word for word what an unknown path gets: nobody learns what others have.
             Refusal::NotFound => Self::not_found(),
-            Refusal::MissingScope(_) | Refusal::Forbidden(_) => {
+            Refusal::MissingScope(_) | Refusal::Forbidden(_) | Refusal::Closed { .. } => {
                 Self::new(StatusCode::FORBIDDEN, code, message)
             }
             Refusal::Conflict { .. } => Self::new(StatusCode::CONFLICT, code, message),

@@ -1,10 +1,12 @@
 //! The HTTP edge: from bytes on a socket to a call of `app`, and back.
 //!
 //! Read [`serve`] for the accept loop and its limits, [`error`] for the one error envelope,
-//! [`webhooks`] for the receiver, [`admin`] for the API (with [`page`], [`body`] and [`path`] under it),
-//! [`openapi`] for its description and [`ops`] for health and metrics. No rule of the product lives here.
+//! [`webhooks`] for the receiver, [`admin`] and [`affiliate`] for the two sides of the API (with [`page`],
+//! [`body`] and [`path`] under them), [`public`] for what needs no key (with [`throttle`] in front of it),
+//! [`openapi`] for their description and [`ops`] for health and metrics. No rule of the product lives here.
 
 pub mod admin;
+pub mod affiliate;
 mod auth;
 pub mod body;
 pub mod error;
@@ -14,7 +16,9 @@ pub mod openapi;
 pub mod ops;
 pub mod page;
 pub mod path;
+pub mod public;
 pub mod serve;
+pub mod throttle;
 pub mod webhooks;
 
 pub use once::{Once, ShownOnce};
@@ -39,7 +43,9 @@ const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Every route of the API, with what stands around them all. The receiver has state of its own, see
 /// [`webhooks::routes`].
 pub fn api(app: App) -> OpenApiRouter {
-    idempotency::around(admin::router(), &app).with_state(app)
+    let public = public::routes(app.clone());
+    let keyed = admin::router().merge(affiliate::router());
+    idempotency::around(keyed, &app).with_state(app).merge(public)
 }
 
 /// Puts around all `routes` what every request needs: an id, a span, the error envelope also for

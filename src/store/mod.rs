@@ -5,8 +5,9 @@
 //! committed through a reference, so the one owner of a transaction is visible in `app`. Nothing here
 //! decides anything, asks for the time or knows a provider.
 
-pub mod audit;
 pub mod account_checks;
+pub mod accounts;
+pub mod audit;
 pub mod bank_payouts;
 pub mod charges;
 pub mod clock;

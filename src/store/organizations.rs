@@ -59,6 +59,20 @@ pub async fn insert(tx: &mut Tx, organization: &Organization) -> Result<(), Stor
     Ok(())
 }
 
+/// Adds the addresses that one organization is known by to those of another. They only serve to find
+/// self-referrals; the address that people see stays.
+pub async fn copy_addresses(
+    tx: &mut Tx,
+    from: &OrganizationId,
+    to: &OrganizationId,
+) -> Result<(), StoreError> {
+    const SQL: &str = "INSERT INTO organization_email (organization_id, email)
+                       SELECT $2, email FROM organization_email WHERE organization_id = $1
+                       ON CONFLICT (organization_id, email) DO NOTHING";
+    tx.q(SQL).bind(from.as_str()).bind(to.as_str()).exec().await?;
+    Ok(())
+}
+
 /// One organization.
 pub async fn find(conn: &mut Conn, id: &OrganizationId) -> Result<Option<Organization>, StoreError> {
     const SQL: &str = "SELECT id, name, email, created_at_us FROM organization WHERE id = $1";

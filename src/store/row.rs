@@ -4,12 +4,14 @@
 //! its table, column and row, and never with the value.
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
+    enrollments::codes::CodeKind,
     error::StoreError,
     findings::Severity,
     keys::KeyKind,
-    programs::{AttributionModel, ConversionKind, MinPayout},
+    programs::{Applications, AttributionModel, ConversionKind, MinPayout},
 };
 use crate::domain::{
     charge::ChargeState,
@@ -23,7 +25,7 @@ use crate::domain::{
     money::Currency,
     payout::{OnTransferReversed, PayoutSchedule, PayoutState, Skip},
     program::{EnrollmentStatus, ProgramStatus},
-    terms::{Position, Terms},
+    terms::{Position, Rate, Terms},
 };
 
 /// Sorts after every id of any kind: where a list that goes backwards starts.
@@ -58,9 +60,9 @@ macro_rules! from_text {
 from_text! {
     ids: AuditId, ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IdempotencyId, InstanceId,
         IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId;
-    words: AttributionModel, ChargeState, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
+    words: Applications, AttributionModel, ChargeState, CodeKind, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
         OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
-    json: MinPayout, Position, Terms, serde_json::Value,
+    json: MinPayout, Position, Rate, Terms, Value,
 }
 
 impl FromText for Currency {

@@ -9,6 +9,7 @@ mod conformance;
 mod directory;
 mod dispatching;
 mod doctor;
+mod enrollments;
 mod job_queue;
 mod layering;
 mod ledger_rules;
@@ -26,6 +27,7 @@ mod scenario_format;
 mod scenarios;
 mod settlement_runs;
 mod settling;
+mod signup;
 mod store_contract;
 #[expect(dead_code, reason = "the kill tests use the rest")]
 mod support;

@@ -28,6 +28,7 @@ fn directory() -> Directory {
         program_id: program.id.clone(),
         organization_id: OrganizationId::parse("org_affiliate").unwrap(),
         statuses: dated([(-100, EnrollmentStatus::Active)]),
+        sponsors: Vec::new(),
         emails: BTreeSet::new(),
         rates: Vec::new(),
         sponsors: Vec::new(),

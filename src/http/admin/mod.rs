@@ -3,6 +3,7 @@
 
 mod audit;
 mod books;
+pub(super) mod codes;
 mod endpoints;
 mod enrollments;
 mod jobs;
@@ -30,6 +31,7 @@ pub fn router() -> OpenApiRouter<App> {
         .merge(endpoints::router())
         .merge(programs::router())
         .merge(enrollments::router())
+        .merge(codes::router())
         .merge(books::router())
         .merge(payouts::router())
         .merge(operations::router())
@@ -45,22 +47,22 @@ pub struct Data<T> {
 }
 
 /// What a handler answers.
-type Answer<T> = Result<Json<T>, ApiError>;
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 
 /// What a handler answers that made something.
-type Created<T> = Result<(StatusCode, Json<Data<T>>), ApiError>;
+pub(super) type Created<T> = Result<(StatusCode, Json<Data<T>>), ApiError>;
 
 #[expect(clippy::unnecessary_wraps, reason = "it ends handlers, which all may fail")]
-fn ok<T>(data: T) -> Answer<Data<T>> {
+pub(super) fn ok<T>(data: T) -> Answer<Data<T>> {
     Ok(Json(Data { data }))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it ends handlers, which all may fail")]
-fn created<T>(data: T) -> Created<T> {
+pub(super) fn created<T>(data: T) -> Created<T> {
     Ok((StatusCode::CREATED, Json(Data { data })))
 }
 
 /// An id in a body. What is not an id names nothing that exists.
-fn id<T, E>(parsed: Result<T, E>) -> Result<T, ApiError> {
+pub(super) fn id<T, E>(parsed: Result<T, E>) -> Result<T, ApiError> {
     parsed.map_err(|_| ApiError::not_found())
 }

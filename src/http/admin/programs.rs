@@ -29,7 +29,7 @@ use crate::{
         page::{Listing, Page, PageQuery},
         path::Named,
     },
-    store::programs::{AttributionModel, ConversionKind, MinPayout, ProgramDetails},
+    store::programs::{Applications, AttributionModel, ConversionKind, MinPayout, ProgramDetails},
 };
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -60,6 +60,8 @@ struct ProgramView {
     payout_schedule: Option<&'static str>,
     #[schema(value_type = OnTransferReversed)]
     on_transfer_reversed: &'static str,
+    #[schema(value_type = Applications)]
+    applications: &'static str,
     created_at: Timestamp,
 }
 
@@ -79,6 +81,7 @@ impl From<ProgramDetails> for ProgramView {
             min_payout: program.min_payout,
             payout_schedule: program.payout_schedule.map(PayoutSchedule::as_str),
             on_transfer_reversed: program.on_transfer_reversed.as_str(),
+            applications: program.applications.as_str(),
             created_at: program.created_at,
         }
     }

@@ -74,6 +74,8 @@ macro_rules! refusals {
 }
 
 refusals! {
+    /// 403 of a route that needs no key and may be switched off.
+    Forbidden
     /// 404 of a route whose body names the object.
     NotFound
     /// 408 of a route whose bodies may come slowly.

@@ -80,6 +80,7 @@ fn fields() -> Value {
             "oneOf": [{"type": "null"}, {"$ref": "#/components/schemas/PayoutSchedule"}],
         },
         "on_transfer_reversed": {"$ref": "#/components/schemas/OnTransferReversed"},
+        "applications": {"$ref": "#/components/schemas/Applications"},
         "status": {"$ref": "#/components/schemas/ProgramStatus"},
     });
     if let (Some(fields), Value::Object(own)) = (fields.as_object_mut(), own) {
@@ -87,6 +88,37 @@ fn fields() -> Value {
     }
     fields
 }
+
+/// What one enrollment earns instead of what its program says.
+pub struct CommissionOverride;
+
+impl PartialSchema for CommissionOverride {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({
+            "oneOf": [
+                {
+                    "type": "object",
+                    "description": "A share of the base.",
+                    "required": ["bps"],
+                    "additionalProperties": false,
+                    "properties": {"bps": {"type": "integer", "minimum": 0, "maximum": 10_000}},
+                },
+                {
+                    "type": "object",
+                    "description": "The same amount for every sale.",
+                    "required": ["amount_cents", "currency"],
+                    "additionalProperties": false,
+                    "properties": {
+                        "amount_cents": {"type": "integer", "format": "int64", "minimum": 0, "maximum": i64::MAX},
+                        "currency": {"type": "string", "pattern": "^[A-Za-z]{3}$"},
+                    },
+                },
+            ],
+        }))
+    }
+}
+
+impl ToSchema for CommissionOverride {}
 
 impl PartialSchema for CommissionRule {
     fn schema() -> RefOr<Schema> {

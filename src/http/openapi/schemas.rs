@@ -13,9 +13,9 @@ use crate::{
         charge::ChargeState,
         commission::{ClawbackReason, CommissionState, DecisionKind},
         ids::{
-            AuditId, ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId, EntryId,
-            FindingId, HoldId, IdempotencyId, InboxId, IntentId, JobId, KeyId, LotId, OrganizationId,
-            PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId,
+            AccountId, AuditId, ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId,
+            EntryId, FindingId, HoldId, IdempotencyId, InboxId, IntentId, JobId, KeyId, LotId,
+            OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId,
         },
         intent::{IntentKind, IntentState},
         job::JobState,
@@ -26,11 +26,12 @@ use crate::{
         time::Timestamp,
     },
     store::{
+        enrollments::codes::CodeKind,
         findings::Severity,
         holds::{HoldKind, PauseKind},
         inbox::{EventSource, InboxState},
         keys::KeyKind,
-        programs::{AttributionModel, ConversionKind},
+        programs::{Applications, AttributionModel, ConversionKind},
     },
 };
 
@@ -68,7 +69,7 @@ macro_rules! ids {
 }
 
 ids! {
-    AuditId, ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId, EntryId, FindingId,
+    AccountId, AuditId, ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId, EntryId, FindingId,
     HoldId, IdempotencyId,
     InboxId, IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId,
     RunId, SaleId,
@@ -86,8 +87,8 @@ macro_rules! word_lists {
 }
 
 word_lists! {
-    Account, AttributionModel, ChargeState, ClawbackReason, CommissionState, ConversionKind, DecisionKind,
-    EnrollmentStatus, EntryKind, EventSource, HoldKind, InboxState, IntentKind, IntentState, JobState,
+    Account, Applications, AttributionModel, ChargeState, ClawbackReason, CommissionState, ConversionKind, DecisionKind,
+    CodeKind, EnrollmentStatus, EntryKind, EventSource, HoldKind, InboxState, IntentKind, IntentState, JobState,
     KeyKind, LotKind, OnTransferReversed, PauseKind, PayoutSchedule, PayoutState, ProgramStatus, Scope,
     Severity, Skip,
 }

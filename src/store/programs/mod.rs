@@ -43,6 +43,16 @@ words! {
     }
 }
 
+words! {
+    /// Whether affiliates may apply without being invited.
+    Applications {
+        /// They may not; to them the program does not exist.
+        Closed = "closed",
+        /// They may, and the owner decides.
+        Open = "open",
+    }
+}
+
 /// Smallest payout by currency, minor units, 0 or more. A currency that is not here is not paid out
 /// (`rulings.md` 18).
 pub type MinPayout = BTreeMap<Currency, i64>;
@@ -71,6 +81,8 @@ pub struct ProgramDetails {
     pub min_payout: MinPayout,
     /// What a reversed transfer does.
     pub on_transfer_reversed: OnTransferReversed,
+    /// Whether affiliates may apply.
+    pub applications: Applications,
     /// When it was made.
     pub created_at: Timestamp,
     /// The newest status.
@@ -91,6 +103,7 @@ struct Row {
     payout_schedule: Option<String>,
     min_payout: String,
     on_transfer_reversed: String,
+    applications: String,
     created_at_us: i64,
     status: String,
     status_at_us: i64,
@@ -115,6 +128,7 @@ impl Row {
             payout_schedule: at.read_opt("payout_schedule", self.payout_schedule.as_deref())?,
             min_payout: at.read("min_payout", &self.min_payout)?,
             on_transfer_reversed: at.read("on_transfer_reversed", &self.on_transfer_reversed)?,
+            applications: at.read("applications", &self.applications)?,
             created_at: Timestamp::from_micros(self.created_at_us),
             status: Dated {
                 at: Timestamp::from_micros(status_at),
@@ -136,8 +150,8 @@ impl Row {
 pub async fn insert(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreError> {
     const SQL: &str = "INSERT INTO program (id, organization_id, name, conversion_kind, attribution_model,
                            attribution_window_days, platform_fee_bps, payout_schedule, min_payout,
-                           on_transfer_reversed, created_at_us)
-                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+                           on_transfer_reversed, applications, created_at_us)
+                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     tx.q(SQL)
         .bind(program.id.as_str())
         .bind(program.organization_id.as_str())
@@ -149,6 +163,7 @@ pub async fn insert(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
         .bind(program.payout_schedule.map(PayoutSchedule::as_str))
         .bind(json(&program.min_payout))
         .bind(program.on_transfer_reversed.as_str())
+        .bind(program.applications.as_str())
         .bind(program.created_at.as_micros())
         .exec()
         .await?;
@@ -161,7 +176,7 @@ pub async fn update(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
     const SQL: &str = "UPDATE program
                        SET name = $2, conversion_kind = $3, attribution_model = $4,
                            attribution_window_days = $5, platform_fee_bps = $6, payout_schedule = $7,
-                           min_payout = $8, on_transfer_reversed = $9
+                           min_payout = $8, on_transfer_reversed = $9, applications = $10
                        WHERE id = $1";
     let affected = tx
         .q(SQL)
@@ -174,6 +189,7 @@ pub async fn update(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
         .bind(program.payout_schedule.map(PayoutSchedule::as_str))
         .bind(json(&program.min_payout))
         .bind(program.on_transfer_reversed.as_str())
+        .bind(program.applications.as_str())
         .exec()
         .await?;
     expect_one(affected)
@@ -229,7 +245,7 @@ pub async fn find(conn: &mut Conn, id: &ProgramId) -> Result<Option<ProgramDetai
     const SQL: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.applications, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =
@@ -250,7 +266,7 @@ pub async fn list(
     const ALL: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.applications, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =
@@ -262,7 +278,7 @@ pub async fn list(
     const OWNED: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.applications, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =

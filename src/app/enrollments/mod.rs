@@ -1,13 +1,23 @@
 //! Enrollments: affiliates join a program, under a code, and are let in or kept out.
 //!
+//! Here is what an owner does. The affiliate's side is `invites.rs`, codes are `codes.rs`, sponsors and
+//! rates `terms.rs`.
+//!
 //! The first activation holds from the beginning of time, as that of a program does
 //! ([`super::programs`]), and sales of the past that name a code of the enrollment are folded again;
 //! every later change holds from now on.
 
+pub mod codes;
+pub mod invites;
+mod terms;
+
+use secrecy::SecretString;
+use serde_json::Value;
+
 use super::{
     App, Refusal,
     audit::{self, Change},
-    keys::{Principal, Scope, random_text},
+    keys::{Principal, Scope, hash_of, random_text},
     new_id,
     organizations::address,
     programs::{later, visible},
@@ -20,9 +30,10 @@ use crate::{
     },
     store::{
         Tx,
-        enrollments::{self, EnrollmentDetails},
+        enrollments::{self, EnrollmentDetails, codes::CodeKind},
         organizations::{self, Organization},
-        programs, refold,
+        programs::{self, ProgramDetails},
+        refold,
     },
 };
 
@@ -31,7 +42,7 @@ use crate::{
 pub enum Affiliate {
     /// An organization that exists.
     Organization(OrganizationId),
-    /// A new organization, made for this address.
+    /// Whoever reads this address: see [`invites`].
     Email(String),
 }
 
@@ -42,31 +53,42 @@ pub struct NewEnrollment {
     pub affiliate: Affiliate,
     /// The sponsor: an enrollment of the same program.
     pub parent_enrollment_id: Option<EnrollmentId>,
+    /// What it earns instead of what the program says: `{"bps"}` or `{"amount_cents", "currency"}`.
+    pub commission_override: Option<Value>,
     /// 2 to 64 letters, digits, `_` and `-`; a random one by default.
     pub code: Option<String>,
     /// `active` by default: the owner asks, so nobody has to approve.
     pub status: Option<String>,
 }
 
+/// An enrollment that was made.
+#[derive(Debug)]
+pub struct Enrolled {
+    /// The enrollment.
+    pub enrollment: EnrollmentDetails,
+    /// What opens it, where it was made for an address: the only time this text exists.
+    pub token: Option<SecretString>,
+}
+
 /// Enrolls an affiliate in a program.
 ///
 /// # Errors
 /// [`Refusal::Invalid`]; [`Refusal::NotFound`] for a program or organization that does not exist for
-/// `by`; [`Refusal::Conflict`] with `ALREADY_ENROLLED`, `CODE_TAKEN` or `INVALID_STATE`.
+/// `by`; [`Refusal::Conflict`] with `ALREADY_ENROLLED`, `CODE_TAKEN`, `SPONSOR_TOO_DEEP` or
+/// `INVALID_STATE`.
 pub async fn create(
     app: &App,
     by: &Principal,
     program_id: &ProgramId,
     new: NewEnrollment,
-) -> Result<EnrollmentDetails, Refusal> {
+) -> Result<Enrolled, Refusal> {
     by.require(Scope::Write)?;
     let status = first_status(new.status.as_deref())?;
-    if let Some(code) = &new.code {
-        check_code(code)?;
-    }
+    let commission_override = new.commission_override.map(terms::rate).transpose()?.flatten();
+    let is_by_email = matches!(new.affiliate, Affiliate::Email(_));
     let now = app.now();
     let mut tx = app.db.begin().await?;
-    // Held so that the program cannot be archived meanwhile.
+    // Held so that the program cannot be archived meanwhile, and its sponsors stay as they are.
     if !programs::lock(&mut tx, program_id).await? {
         return Err(Refusal::NotFound);
     }
@@ -74,37 +96,20 @@ pub async fn create(
     if program.status.value == ProgramStatus::Archived {
         return Err(Refusal::conflict("INVALID_STATE", "an archived program takes no enrollments"));
     }
-    if let Some(parent) = &new.parent_enrollment_id
-        && enrollments::find(&mut tx, program_id, parent).await?.is_none()
-    {
-        let message = "parent_enrollment_id must be an enrollment of the same program";
-        return Err(Refusal::invalid("INVALID_PARENT", "parent_enrollment_id", message));
-    }
-    let mut enrollment = EnrollmentDetails {
-        id: new_id!(EnrollmentId, now),
-        program_id: program_id.clone(),
+    let admission = Admission {
         organization_id: affiliate(&mut tx, new.affiliate, now).await?,
         parent_enrollment_id: new.parent_enrollment_id,
-        code: String::new(),
-        created_at: now,
-        status: Dated { at: Timestamp::EPOCH, value: status },
+        commission_override,
+        code: new.code,
+        status,
     };
-    if !enrollments::insert(&mut tx, &enrollment).await? {
-        let message = "this organization is enrolled in the program already";
-        return Err(Refusal::conflict("ALREADY_ENROLLED", message));
-    }
-    enrollments::insert_status(&mut tx, &enrollment.id, &enrollment.status).await?;
-    enrollment.code = give_code(&mut tx, &program.organization_id, &enrollment.id, new.code).await?;
-    if status == EnrollmentStatus::Active {
-        // The code is valid from the beginning of time, and sales may have told it before it was made.
-        programs::lock_directory(&mut tx, &program.organization_id).await?;
-        refold::request_enrollment(&mut tx, &enrollment.id, "code_created", now).await?;
-    }
+    let enrollment = admit(&mut tx, &program, admission, now).await?;
+    let token = if is_by_email { invites::give_token(&mut tx, &enrollment.id, now).await? } else { None };
     let owner = Some(&program.organization_id);
     let change = Change::new("enrollment.created", &enrollment.id, owner).after(&enrollment);
     audit::record(&mut tx, by, change, now).await?;
     super::commit_change(tx).await?;
-    Ok(enrollment)
+    Ok(Enrolled { enrollment, token })
 }
 
 fn first_status(word: Option<&str>) -> Result<EnrollmentStatus, Refusal> {
@@ -117,14 +122,6 @@ fn first_status(word: Option<&str>) -> Result<EnrollmentStatus, Refusal> {
             Err(Refusal::invalid("INVALID_STATUS", "status", message))
         }
     }
-}
-
-fn check_code(code: &str) -> Result<(), Refusal> {
-    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    if (2..=64).contains(&code.len()) && code.bytes().all(is_safe) {
-        return Ok(());
-    }
-    Err(Refusal::invalid("INVALID_CODE", "code", "code must be 2 to 64 letters, digits, `_` or `-`"))
 }
 
 async fn affiliate(tx: &mut Tx, affiliate: Affiliate, now: Timestamp) -> Result<OrganizationId, Refusal> {
@@ -141,28 +138,143 @@ async fn affiliate(tx: &mut Tx, affiliate: Affiliate, now: Timestamp) -> Result<
     }
 }
 
-/// Stores the code that was asked for, or a random one.
-async fn give_code(
+/// An organization that joins a program, and how.
+struct Admission {
+    organization_id: OrganizationId,
+    parent_enrollment_id: Option<EnrollmentId>,
+    commission_override: Option<Value>,
+    code: Option<String>,
+    status: EnrollmentStatus,
+}
+
+/// Makes the rows of an enrollment. The caller holds the program locked.
+async fn admit(
     tx: &mut Tx,
-    owner: &OrganizationId,
+    program: &ProgramDetails,
+    new: Admission,
+    now: Timestamp,
+) -> Result<EnrollmentDetails, Refusal> {
+    if let Some(code) = &new.code {
+        codes::check(code)?;
+    }
+    let mut enrollment = EnrollmentDetails {
+        id: new_id!(EnrollmentId, now),
+        program_id: program.id.clone(),
+        organization_id: new.organization_id,
+        parent_enrollment_id: new.parent_enrollment_id,
+        commission_override: new.commission_override,
+        code: String::new(),
+        created_at: now,
+        status: Dated { at: Timestamp::EPOCH, value: new.status },
+    };
+    if !enrollments::insert(tx, &enrollment).await? {
+        let message = "this organization is enrolled in the program already";
+        return Err(Refusal::conflict("ALREADY_ENROLLED", message));
+    }
+    enrollments::insert_status(tx, &enrollment.id, &enrollment.status).await?;
+    if let Some(parent) = &enrollment.parent_enrollment_id {
+        terms::place_new(tx, &program.id, &enrollment.id, parent).await?;
+    }
+    if let Some(rate) = &enrollment.commission_override {
+        terms::set_rate(tx, &enrollment.id, Some(rate.clone()), Timestamp::EPOCH).await?;
+    }
+    let was_told = new.code.is_some() && new.status == EnrollmentStatus::Active;
+    let code =
+        codes::give(tx, &program.organization_id, &enrollment.id, CodeKind::Referral, new.code, now).await?;
+    enrollment.code = code.code;
+    if was_told {
+        // The code is valid from the beginning of time, and sales may have told it before it was made.
+        programs::lock_directory(tx, &program.organization_id).await?;
+        refold::request_enrollment(tx, &enrollment.id, "code_created", now).await?;
+    }
+    Ok(enrollment)
+}
+
+/// An enrollment of a program, locked.
+async fn locked(
+    tx: &mut Tx,
+    program_id: &ProgramId,
     id: &EnrollmentId,
-    asked: Option<String>,
-) -> Result<String, Refusal> {
-    if let Some(code) = asked {
-        return if enrollments::insert_code(tx, owner, id, &code).await? {
-            Ok(code)
-        } else {
-            Err(Refusal::conflict("CODE_TAKEN", "another enrollment of this owner has this code"))
-        };
+) -> Result<EnrollmentDetails, Refusal> {
+    if !enrollments::lock(tx, program_id, id).await? {
+        return Err(Refusal::NotFound);
     }
-    // 50 random bits: a second try is not seen in a lifetime, a third shows that randomness is broken.
-    for _ in 0..3 {
-        let code = format!("aff_{}", random_text::<10>());
-        if enrollments::insert_code(tx, owner, id, &code).await? {
-            return Ok(code);
-        }
+    enrollments::find(tx, program_id, id).await?.ok_or(Refusal::NotFound)
+}
+
+/// An enrollment of an affiliate, locked, and its program.
+async fn locked_own(
+    tx: &mut Tx,
+    own: &OrganizationId,
+    id: &EnrollmentId,
+) -> Result<(ProgramDetails, EnrollmentDetails), Refusal> {
+    let found = enrollments::find_of(tx, own, id).await?.ok_or(Refusal::NotFound)?;
+    let program = programs::find(tx, &found.program_id).await?.ok_or(Refusal::NotFound)?;
+    let enrollment = locked(tx, &found.program_id, id).await?;
+    // It may have changed hands before the lock was there.
+    if enrollment.organization_id == *own { Ok((program, enrollment)) } else { Err(Refusal::NotFound) }
+}
+
+/// What is to change of an enrollment. Absent keeps what is there, an inner none takes it away.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// The sponsor.
+    pub parent_enrollment_id: Option<Option<EnrollmentId>>,
+    /// The rate, as [`NewEnrollment::commission_override`]; null takes it away.
+    pub commission_override: Option<Value>,
+}
+
+/// Changes what differs for one enrollment, for what is sold from now on. What is the same already
+/// changes nothing.
+///
+/// # Errors
+/// [`Refusal::Invalid`]; [`Refusal::NotFound`]; [`Refusal::Conflict`] with `SPONSOR_CYCLE` or
+/// `SPONSOR_TOO_DEEP`.
+pub async fn update(
+    app: &App,
+    by: &Principal,
+    program_id: &ProgramId,
+    id: &EnrollmentId,
+    change: Changes,
+) -> Result<EnrollmentDetails, Refusal> {
+    by.require(Scope::Write)?;
+    let rate = change.commission_override.map(terms::rate).transpose()?;
+    let now = app.now();
+    let mut tx = app.db.begin().await?;
+    if !programs::lock(&mut tx, program_id).await? {
+        return Err(Refusal::NotFound);
     }
-    Err(Refusal::conflict("CODE_TAKEN", "no free code was found; give one"))
+    let program = visible(&mut tx, by, program_id).await?;
+    let mut enrollment = locked(&mut tx, program_id, id).await?;
+    let audited = Change::new("enrollment.updated", id, Some(&program.organization_id)).before(&enrollment);
+    if let Some(parent) = change.parent_enrollment_id
+        && parent != enrollment.parent_enrollment_id
+    {
+        terms::place(&mut tx, program_id, id, parent.as_ref(), now).await?;
+        enrollment.parent_enrollment_id = parent;
+    }
+    if let Some(rate) = rate
+        && rate != enrollment.commission_override
+    {
+        terms::set_rate(&mut tx, id, rate.clone(), now).await?;
+        enrollment.commission_override = rate;
+    }
+    audit::record(&mut tx, by, audited.after(&enrollment), now).await?;
+    super::commit_change(tx).await?;
+    Ok(enrollment)
+}
+
+/// One enrollment.
+pub async fn find(
+    app: &App,
+    by: &Principal,
+    program_id: &ProgramId,
+    id: &EnrollmentId,
+) -> Result<EnrollmentDetails, Refusal> {
+    by.require(Scope::Read)?;
+    let mut conn = app.db.read().await?;
+    visible(&mut conn, by, program_id).await?;
+    enrollments::find(&mut conn, program_id, id).await?.ok_or(Refusal::NotFound)
 }
 
 /// What an owner says about an enrollment.
@@ -211,23 +323,32 @@ pub async fn judge(
     let now = app.now();
     let mut tx = app.db.begin().await?;
     let program = visible(&mut tx, by, program_id).await?;
-    if !enrollments::lock(&mut tx, program_id, id).await? {
-        return Err(Refusal::NotFound);
-    }
-    let mut enrollment = enrollments::find(&mut tx, program_id, id).await?.ok_or(Refusal::NotFound)?;
+    let mut enrollment = locked(&mut tx, program_id, id).await?;
     let next = next_status(&enrollment.status, verdict.status(), now)?;
     if next != enrollment.status {
-        enrollments::insert_status(&mut tx, id, &next).await?;
-        if next.value == EnrollmentStatus::Active && next.at < now {
-            programs::lock_directory(&mut tx, &program.organization_id).await?;
-            refold::request_enrollment(&mut tx, id, "affiliate_activated", now).await?;
-        }
         let change = Change::new(verdict.action(), id, Some(&program.organization_id)).before(&enrollment);
-        enrollment.status = next;
+        set_status(&mut tx, &program.organization_id, &mut enrollment, next, now).await?;
         audit::record(&mut tx, by, change.after(&enrollment), now).await?;
         super::commit_change(tx).await?;
     }
     Ok(enrollment)
+}
+
+/// Lets a status hold, and has sales of the past folded again where they begin to count.
+async fn set_status(
+    tx: &mut Tx,
+    owner: &OrganizationId,
+    enrollment: &mut EnrollmentDetails,
+    next: Dated<EnrollmentStatus>,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    enrollments::insert_status(tx, &enrollment.id, &next).await?;
+    if next.value == EnrollmentStatus::Active && next.at < now {
+        programs::lock_directory(tx, owner).await?;
+        refold::request_enrollment(tx, &enrollment.id, "affiliate_activated", now).await?;
+    }
+    enrollment.status = next;
+    Ok(())
 }
 
 /// The status that follows `old`, and from when. The same status again changes nothing.
@@ -313,15 +434,5 @@ mod tests {
         assert_eq!(suspended.at, NOW);
         let back = next_status(&suspended, EnrollmentStatus::Active, NOW).unwrap();
         assert_eq!(back.at, NOW.plus_micros(1));
-    }
-
-    #[test]
-    fn codes_are_short_and_safe_in_a_link() {
-        for good in ["ab", "Summer-24_x", &"a".repeat(64)] {
-            assert!(check_code(good).is_ok(), "{good}");
-        }
-        for bad in ["", "a", "a b", "a/b", "café", "a%", &"a".repeat(65)] {
-            assert_eq!(check_code(bad).unwrap_err().code(), "INVALID_CODE", "{bad}");
-        }
     }
 }
