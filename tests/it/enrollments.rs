@@ -569,7 +569,7 @@ on_each_engine! {
             (&top, json!(foreign), 400, "INVALID_PARENT"),
             (&top, json!("par_none"), 400, "INVALID_PARENT"),
             (&top, json!("nonsense"), 400, "INVALID_PARENT"),
-            (&top, json!(7), 400, "INVALID_BODY"),
+            (&top, json!(7), 400, "INVALID_PARENT"),
             (&low, json!(top), 200, "none"),
             (&mid, json!(low), 200, "none"),
             (&mid, json!(low), 200, "none"),

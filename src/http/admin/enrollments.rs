@@ -124,7 +124,7 @@ struct EnrollmentChange {
     /// Null takes the sponsor away.
     #[serde(deserialize_with = "given")]
     #[schema(value_type = Option<EnrollmentId>)]
-    parent_enrollment_id: Option<Option<String>>,
+    parent_enrollment_id: Option<Value>,
     /// Null lets the terms of the program hold.
     #[serde(deserialize_with = "given")]
     #[schema(value_type = Option<CommissionOverride>)]
@@ -132,15 +132,18 @@ struct EnrollmentChange {
 }
 
 /// Keeps `null` apart from absent.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 impl EnrollmentChange {
     fn read(self) -> Result<Changes, ApiError> {
-        let parent = self.parent_enrollment_id.map(|text| text.as_deref().map(parent).transpose());
+        let sponsor = |value: Value| match value {
+            Value::Null => Ok(None),
+            value => parent(value.as_str().unwrap_or_default()).map(Some),
+        };
         Ok(Changes {
-            parent_enrollment_id: parent.transpose()?,
+            parent_enrollment_id: self.parent_enrollment_id.map(sponsor).transpose()?,
             commission_override: self.commission_override,
         })
     }

@@ -22,7 +22,7 @@ use crate::domain::{
 };
 
 /// An enrollment with what holds of it now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct EnrollmentDetails {
     /// Id.
     pub id: EnrollmentId,
