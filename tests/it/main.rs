@@ -2,12 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
 mod admin_api;
+mod audit;
 mod auditor;
 mod books_api;
 mod conformance;
 mod directory;
 mod dispatching;
 mod doctor;
+mod idempotency;
 mod job_queue;
 mod layering;
 mod ledger_rules;
