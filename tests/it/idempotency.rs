@@ -100,6 +100,12 @@ async fn lose_the_answer(api: &Api, changed: bool) {
     tx.commit().await.unwrap();
 }
 
+/// Makes many requests of the only one.
+const COPY: &str = "INSERT INTO idempotency
+    SELECT id || value, actor, request_key || value, fingerprint, state, claim, leased_until_us, changed,
+        status, content_type, body, created_at_us, expires_at_us
+    FROM idempotency, (SELECT CAST(key AS TEXT) AS value FROM json_each($1)) AS copies";
+
 async fn stored(api: &Api) -> i64 {
     let mut conn = api.app.db.read().await.unwrap();
     conn.q("SELECT COUNT(*) FROM idempotency").scalar().await.unwrap().unwrap()
@@ -346,10 +352,6 @@ on_each_engine! {
         assert_eq!((second.status, second.is_replayed()), (StatusCode::CREATED, false));
         assert_ne!(second.body, first.body);
 
-        const COPY: &str = "INSERT INTO idempotency
-            SELECT id || value, actor, request_key || value, fingerprint, state, claim, leased_until_us, changed,
-                status, content_type, body, created_at_us, expires_at_us
-            FROM idempotency, (SELECT CAST(key AS TEXT) AS value FROM json_each($1)) AS copies";
         let mut tx = db.db.begin().await.unwrap();
         tx.q(COPY).bind(json!(vec![0; 350]).to_string()).exec().await.unwrap();
         tx.commit().await.unwrap();
