@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
 mod admin_api;
+mod audit;
 mod auditor;
 mod bank_payouts;
 mod books_api;
@@ -10,6 +11,7 @@ mod directory;
 mod dispatching;
 mod doctor;
 mod enrollments;
+mod idempotency;
 mod job_queue;
 mod layering;
 mod ledger_rules;
