@@ -3,7 +3,7 @@
 
 use remit::{
     domain::time::Timestamp,
-    providers::{INBOUND, SignatureError, Translation},
+    providers::{INBOUND, MetadataKeys, SignatureError, Translation},
 };
 use secrecy::SecretString;
 
@@ -33,15 +33,16 @@ pub fn signature(input: &[u8]) {
 /// `input` is a body. Reading it never panics and gives the same result every time; a translation with
 /// facts has at least one; an error says where and not what.
 pub fn body(input: &[u8]) {
-    let keys = ["referral_code".to_owned(), "via".to_owned()];
+    let (codes, subjects) = (["referral_code".to_owned(), "via".to_owned()], ["user_id".to_owned()]);
+    let keys = MetadataKeys { codes: &codes, subjects: &subjects };
     for provider in INBOUND {
         let head = provider.head(input);
         assert_eq!(provider.head(input), head);
         if let Ok(head) = &head {
             assert!((1..=255).contains(&head.event_id.len()) && (1..=255).contains(&head.event_type.len()));
         }
-        let facts = provider.facts(input, &keys);
-        assert_eq!(provider.facts(input, &keys), facts);
+        let facts = provider.facts(input, keys);
+        assert_eq!(provider.facts(input, keys), facts);
         match facts {
             Ok(Translation::Facts(facts)) => assert!(!facts.is_empty()),
             Ok(Translation::Ignored(reason)) => assert!(!reason.is_empty()),

@@ -86,6 +86,7 @@ pub const KEYS: &[Key] = &[
     key("paddle.tolerance_s", "30"),
     secret("secrets.master_key"),
     key("attribution.keys", "referral_code,affiliate_code,via,ref"),
+    key("attribution.subject_keys", "anonymous_id,subject_ref,user_id"),
     key("payouts.live", "false"),
     Key { name: "payouts.witness_file", default: None, shown: Shown::Plain },
     key("payments.enabled", "false"),
@@ -311,6 +312,9 @@ pub struct Config {
     pub master_key: Option<MasterKey>,
     /// `attribution.keys`: metadata keys that may carry a code, the earlier the stronger.
     pub attribution_keys: Vec<String>,
+    /// `attribution.subject_keys`: metadata keys that may carry an id of the buyer under which touchpoints
+    /// were recorded.
+    pub subject_keys: Vec<String>,
     /// `payouts.live`: whether payouts may send money.
     pub payouts_live: bool,
     /// `payouts.witness_file`: where the age of the database is kept outside of it; none: beside the
@@ -906,6 +910,7 @@ impl<'a> Layers<'a> {
             },
             master_key: self.master_key(),
             attribution_keys: self.list("attribution.keys"),
+            subject_keys: self.list("attribution.subject_keys"),
             payouts_live: self.switch("payouts.live"),
             witness_file: self.path("payouts.witness_file"),
             payments_enabled: self.switch("payments.enabled"),
@@ -917,8 +922,13 @@ impl<'a> Layers<'a> {
             log: self.log(),
             settings: self.settings(),
         };
-        if config.attribution_keys.iter().any(String::is_empty) {
-            self.reject("attribution.keys", "holds an empty key", "remove it, or the comma beside it");
+        for (name, keys) in [
+            ("attribution.keys", &config.attribution_keys),
+            ("attribution.subject_keys", &config.subject_keys),
+        ] {
+            if keys.iter().any(String::is_empty) {
+                self.reject(name, "holds an empty key", "remove it, or the comma beside it");
+            }
         }
         if self.problems.is_empty() { Ok(config) } else { Err(ConfigError { problems: self.problems }) }
     }

@@ -19,6 +19,9 @@ pub mod names {
     pub const WEBHOOK_COMMIT_SECONDS: &str = "remit_webhook_commit_seconds";
     /// Histogram of how many events one commit of the receiver held.
     pub const WEBHOOK_COMMIT_EVENTS: &str = "remit_webhook_commit_events";
+    /// Counter of followed links by `outcome`: counted, not counted on purpose, over the limit, or lost
+    /// because the store did not take the click in time.
+    pub const REDIRECTS: &str = "remit_redirects_total";
     /// Gauge of inbox events by `state`.
     pub const INBOX_EVENTS: &str = "remit_inbox_events";
     /// Gauge of the age of the oldest event that waits to be processed, in seconds.

@@ -20,7 +20,7 @@ use remit::{
         fact::{DisputePhase, Fact, RefundStatus},
         time::Timestamp,
     },
-    providers::{EventHead, InvalidBody, Translation, inbound},
+    providers::{EventHead, InvalidBody, MetadataKeys, Translation, inbound},
 };
 
 fn keys() -> Vec<String> {
@@ -49,7 +49,7 @@ fn payloads(provider: &str) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn translate(provider: &str, body: &[u8]) -> Translation {
-    inbound(provider).unwrap().facts(body, &keys()).unwrap()
+    inbound(provider).unwrap().facts(body, MetadataKeys { codes: &keys(), subjects: &[] }).unwrap()
 }
 
 fn facts(provider: &str, payloads: &BTreeMap<String, Vec<u8>>, name: &str) -> Vec<Fact> {

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     config::Programs,
     domain::{
+        attribution::Basis,
         book::{Book, CounterKey, FoldError, Folded, SALE_FINDINGS, SubjectKey},
         ids::{EnrollmentId, OrganizationId, SaleId},
         program::{Directory, normalise_code},
@@ -19,7 +20,7 @@ use crate::{
     store::{
         StoreError, Tx, commissions, counters,
         findings::{self, NewFinding, Severity},
-        programs, sales,
+        programs, sales, surroundings,
     },
 };
 
@@ -116,12 +117,14 @@ async fn directory(tx: &mut Tx, book: &Book) -> Result<Directory, StoreError> {
     let mut enrollments: BTreeSet<EnrollmentId> = BTreeSet::new();
     for sale in book.sales() {
         for subject in Book::subjects_of(sale) {
-            for hint in book.hints_for(&subject) {
+            for hint in book.hints_for(&subject).into_iter().filter(|hint| hint.source.is_code()) {
                 codes.insert((sale.owner.clone(), normalise_code(&hint.code)));
             }
         }
         enrollments.extend(sale.commissions.iter().map(|commission| commission.enrollment_id.clone()));
         enrollments.extend(sale.decisions.iter().map(|decision| decision.enrollment_id.clone()));
+        let touches = book.surroundings_of(&sale.id).into_iter().flat_map(|around| &around.touches);
+        enrollments.extend(touches.map(|touch| touch.enrollment_id.clone()));
     }
     let projects: BTreeSet<_> = book.sales().map(|sale| &sale.scope.project_id).collect();
     programs::share_directory(tx, &projects).await?;
@@ -140,6 +143,23 @@ fn survivor_of(book: &Book, id: &SaleId) -> Option<SaleId> {
     Some(survivor.clone())
 }
 
+/// The sales that a touchpoint of their own refers and that earned for nobody by it before, and when they
+/// were paid.
+fn newly_referred<'a>(
+    folded: &'a [Folded],
+    earning: &BTreeSet<(SaleId, EnrollmentId)>,
+) -> Vec<(&'a SaleId, Timestamp)> {
+    let referred = folded.iter().filter_map(|folded| match &folded.attribution.to {
+        Some((enrollment, Basis::Touch(_)))
+            if !earning.contains(&(folded.sale_id.clone(), enrollment.clone())) =>
+        {
+            Some((&folded.sale_id, folded.summary.as_ref()?.paid_at))
+        }
+        _ => None,
+    });
+    referred.collect()
+}
+
 /// Folds what changed in the book and writes the result. The caller commits.
 pub(super) async fn fold_and_record(
     tx: &mut Tx,
@@ -147,8 +167,14 @@ pub(super) async fn fold_and_record(
     now: Timestamp,
     settings: Programs,
 ) -> Result<Vec<Folded>, FoldAndRecordError> {
+    surroundings::load(tx, book).await?;
     let mut directory = directory(tx, book).await?;
     directory.multi_level = settings.multi_level;
+    let earning: BTreeSet<(SaleId, EnrollmentId)> = book
+        .dirty_sales()
+        .flat_map(|sale| &sale.commissions)
+        .map(|commission| (commission.sale_id.clone(), commission.enrollment_id.clone()))
+        .collect();
     // A bug in the rules must cost one event, not the process.
     let folded = catch_unwind(AssertUnwindSafe(|| book.fold(&directory, now, settings.merge_grace_s)))
         .unwrap_or(Err(FoldError::Crashed))?;
@@ -164,6 +190,8 @@ pub(super) async fn fold_and_record(
     commissions::move_decisions(tx, &merged).await?;
     sales::copy_events(tx, &merged).await?;
     commissions::save(tx, book, &folded, now).await?;
+    surroundings::save_customer_emails(tx, book, &folded, now).await?;
+    surroundings::request_bound(tx, book, &newly_referred(&folded, &earning), now).await?;
     let new: Vec<NewFinding> = folded
         .iter()
         .flat_map(|folded| &folded.findings)

@@ -28,6 +28,7 @@ pub mod programs;
 pub mod reads;
 pub mod receive;
 pub mod reckon;
+pub mod redirect;
 pub mod refold;
 mod refusal;
 pub mod release;
@@ -37,6 +38,7 @@ pub mod seal;
 pub mod settle;
 pub mod signup;
 pub mod store_events;
+pub mod touchpoints;
 pub mod transfers;
 pub mod worker;
 
@@ -51,6 +53,7 @@ use crate::{
     config::Config,
     domain::{ids, time::Timestamp},
     failpoint::{self, Failpoint},
+    providers::MetadataKeys,
     store::{Db, StoreError, Tx},
 };
 
@@ -83,6 +86,11 @@ impl App {
     #[must_use]
     pub fn new(db: Db, config: Arc<Config>, clock: Arc<dyn Clock>) -> Self {
         Self { db, config, clock, wake: Arc::default() }
+    }
+
+    /// The metadata keys that mean something to this node.
+    pub(crate) fn metadata_keys(&self) -> MetadataKeys<'_> {
+        MetadataKeys { codes: &self.config.attribution_keys, subjects: &self.config.subject_keys }
     }
 
     /// The clock, read now.

@@ -298,7 +298,7 @@ fn read_facts(app: &App, event: &ClaimedEvent) -> Option<Result<Translation, Str
         return Some(facts.map_err(|_| "the stored report cannot be read".to_owned()));
     }
     let provider = providers::inbound(&event.provider)?;
-    let facts = provider.facts(&event.body, &app.config.attribution_keys);
+    let facts = provider.facts(&event.body, app.metadata_keys());
     Some(facts.map_err(|malformed| malformed.to_string()))
 }
 
@@ -314,10 +314,10 @@ fn translate(app: &App, event: &ClaimedEvent) -> Translated {
     );
     let entered = span.enter();
     let read = catch_unwind(AssertUnwindSafe(|| read_facts(app, event)));
-    let scope = ProjectId::parse(&event.project_id).ok().map(|project_id| Scope {
-        project_id,
-        realm: Realm::new(&event.provider, event.livemode, &event.account),
-    });
+    let realm = Realm::new(&event.provider, event.livemode, &event.account);
+    // The customers of a report are the owner's own ids, as its orders are.
+    let realm = if event.provider == report::PROVIDER { realm.external() } else { realm };
+    let scope = ProjectId::parse(&event.project_id).ok().map(|project_id| Scope { project_id, realm });
     let (state, reason, facts) = match read {
         Ok(Some(Ok(Translation::Facts(_)))) if scope.is_none() => {
             (InboxState::Parked, Some("the event's project has no valid id".to_owned()), Vec::new())

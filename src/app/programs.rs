@@ -12,7 +12,7 @@ use super::{
     App, Refusal,
     audit::{self, Change},
     keys::{Principal, Scope},
-    new_id, refusal,
+    new_id, redirect, refusal,
 };
 use crate::{
     domain::{
@@ -87,6 +87,9 @@ pub struct ProgramFields {
     /// [`Applications`].
     #[serde(deserialize_with = "given")]
     pub applications: Option<Value>,
+    /// An `https` address, or null for none.
+    #[serde(deserialize_with = "given")]
+    pub landing_url: Option<Value>,
     /// [`ProgramStatus`].
     #[serde(deserialize_with = "given")]
     pub status: Option<Value>,
@@ -169,6 +172,7 @@ fn defaults(id: ProgramId, organization_id: OrganizationId, now: Timestamp) -> P
         min_payout: MinPayout::new(),
         on_transfer_reversed: OnTransferReversed::Clawback,
         applications: Applications::Closed,
+        landing_url: None,
         created_at: now,
         status: Dated { at: Timestamp::EPOCH, value: ProgramStatus::Draft },
         terms: Dated { at: Timestamp::EPOCH, value: TermsVersion { version: 1, terms } },
@@ -209,6 +213,9 @@ pub async fn update(
     apply(&fields, &mut new)?;
     if let Some(value) = &fields.status {
         new.status = next_status(&old.status, status(value)?, now)?;
+    }
+    if new.touch_rule() != old.touch_rule() {
+        programs::retire_touch_rule(&mut tx, id, old.touch_rule(), now).await?;
     }
     programs::update(&mut tx, &new).await?;
     if new.payout_schedule != old.payout_schedule {
@@ -334,6 +341,9 @@ fn apply(fields: &ProgramFields, program: &mut ProgramDetails) -> Result<(), Ref
     }
     if let Some(value) = &fields.applications {
         program.applications = word!(Applications, value, "INVALID_APPLICATIONS", "applications")?;
+    }
+    if let Some(value) = &fields.landing_url {
+        program.landing_url = redirect::landing_url(value)?;
     }
     Ok(())
 }

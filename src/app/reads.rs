@@ -13,7 +13,7 @@ use crate::{
     domain::{
         book::{Book, Sale},
         fact::{HintSource, ObjectRef, Subject},
-        ids::{CommissionId, PayoutId, ProgramId, SaleId},
+        ids::{CommissionId, ConversionId, PayoutId, ProgramId, SaleId},
         money::Currency,
         time::Timestamp,
     },
@@ -24,7 +24,7 @@ use crate::{
         job_views::{self, AttemptRow},
         jobs, sales,
         settlement::{self, ItemRow, PayoutRow},
-        views::{self, BalanceRow, CommissionRow, ConversionRow},
+        views::{self, BalanceRow, CommissionRow, ConversionRow, FlagRow},
     },
 };
 
@@ -51,6 +51,23 @@ pub async fn conversions(
     let mut conn = of_program(app, by, program).await?;
     let before = before.map(|(at, id)| (*at, id.as_str()));
     Ok(views::list_conversions(&mut conn, program, before, limit).await?)
+}
+
+/// One conversion of a program, with the flags of its commission.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for a conversion of another program or owner.
+pub async fn conversion(
+    app: &App,
+    by: &Principal,
+    program: &ProgramId,
+    id: &ConversionId,
+) -> Result<(ConversionRow, Vec<FlagRow>), Refusal> {
+    let mut conn = of_program(app, by, program).await?;
+    let found = views::find_conversion(&mut conn, id).await?;
+    let found = found.filter(|found| found.program_id == program.as_str()).ok_or(Refusal::NotFound)?;
+    let flags = views::list_flags(&mut conn, &found.commission_id).await?;
+    Ok((found, flags))
 }
 
 /// Commissions of a program, newest first, before the given time and id.
@@ -387,6 +404,8 @@ async fn hints(conn: &mut Conn, sale: &Sale) -> Result<Vec<HintView>, StoreError
                 HintSource::Metadata(index) => format!("metadata key {}", index.saturating_add(1)),
                 HintSource::ClientReference => "client_reference_id".to_owned(),
                 HintSource::Coupon => "coupon".to_owned(),
+                HintSource::Visitor => "visitor".to_owned(),
+                HintSource::Program => "program".to_owned(),
             },
             code: hint.code,
             told_at: hint.at,

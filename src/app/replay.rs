@@ -432,7 +432,7 @@ impl<'a> Replay<'a> {
                 name(destination.livemode)
             )));
         }
-        let fate = match provider.facts(&body, &self.app.config.attribution_keys) {
+        let fate = match provider.facts(&body, self.app.metadata_keys()) {
             Ok(Translation::Facts(_)) => Fate::Applied,
             Ok(Translation::Ignored(_)) => Fate::Ignored,
             Err(malformed) => Fate::Parked(malformed.to_string()),

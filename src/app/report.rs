@@ -3,6 +3,11 @@
 //! A report is stored in the inbox like an event and processed by the same stage, so it is idempotent,
 //! replayable and explained like one. The owner's id of the order is an alias of the sale: a webhook
 //! that names the same id joins it (`rulings.md` 4), and the provider's amounts then win.
+//!
+//! A report names the affiliate by code, or the buyer by the subject under which touchpoints were recorded,
+//! or both; then the code is tried first. An owner who reports every order by subject reports many that
+//! nobody referred: these are stored and answered without a conversion, and a touchpoint that is told late
+//! still attributes them.
 
 use std::time::Duration;
 
@@ -14,18 +19,22 @@ use super::{
     audit::{self, Change},
     keys::{Principal, Scope},
     process,
+    programs::visible,
+    touchpoints,
 };
 use crate::{
     domain::{
         fact::{Fact, Hint, HintSource, ObjectKind, ObjectRef, SalePaid, Subject},
-        ids::{EnrollmentId, OrganizationId, ProgramId, ProjectId},
+        ids::{EnrollmentId, ProgramId, ProjectId},
         money::Currency,
         program::normalise_code,
+        terms::CommissionRule,
         time::Timestamp,
     },
     store::{
         inbox::{self, EventSource, InboxState, Inserted, NewEvent},
-        organizations, programs,
+        organizations,
+        programs::{self, ConversionKind, ProgramDetails},
         views::{self, ConversionRow},
     },
 };
@@ -43,13 +52,26 @@ pub struct Report {
     /// The owner's own id of the order.
     pub external_id: String,
     /// The affiliate's code.
-    pub code: String,
-    /// Minor units, more than 0.
+    #[serde(default)]
+    pub code: Option<String>,
+    /// The buyer, as touchpoints name them.
+    #[serde(default)]
+    pub subject_ref: Option<String>,
+    /// The program it was reported to. Absent in reports of before there were touchpoints.
+    #[serde(default)]
+    pub program_id: Option<String>,
+    /// Minor units, 0 or more.
     pub gross_amount_cents: i64,
-    /// Currency of the amount.
+    /// Tax within the amount, minor units.
+    #[serde(default)]
+    pub tax_cents: Option<i64>,
+    /// Currency of the amounts.
     pub currency: Currency,
     /// When the sale was paid.
     pub occurred_at: Timestamp,
+    /// The owner's own id of a customer, whose later orders are renewals.
+    #[serde(default)]
+    pub customer: Option<String>,
 }
 
 impl Report {
@@ -68,17 +90,31 @@ impl Report {
             sale: sale.clone(),
             parent: None,
             amount: self.gross_amount_cents,
-            tax: None,
+            tax: self.tax_cents,
             currency: self.currency,
             at: self.occurred_at,
-            customer: None,
+            customer: self.customer.clone(),
             subscription: None,
             billing_reason: None,
             buyer_email: None,
             items: Vec::new(),
         });
-        let hint = Hint { source: HintSource::Reported, code: self.code.clone(), at: self.occurred_at };
-        vec![paid, Fact::SaleAttributed { subject: Subject::Sale(sale), hint }]
+        let told =
+            [(HintSource::Reported, self.code.as_ref()), (HintSource::Visitor, self.subject_ref.as_ref())];
+        let subjects = [Some(Subject::Sale(sale.clone())), self.customer.clone().map(Subject::Customer)];
+        let mut facts = vec![paid];
+        for subject in subjects.into_iter().flatten() {
+            let told = told.iter().filter_map(|(source, text)| Some((*source, (*text)?.clone())));
+            facts.extend(told.map(|(source, code)| Fact::SaleAttributed {
+                subject: subject.clone(),
+                hint: Hint { source, code, at: self.occurred_at },
+            }));
+        }
+        if let Some(program) = &self.program_id {
+            let hint = Hint { source: HintSource::Program, code: program.clone(), at: self.occurred_at };
+            facts.push(Fact::SaleAttributed { subject: Subject::Sale(sale), hint });
+        }
+        facts
     }
 }
 
@@ -89,48 +125,70 @@ pub struct NewReport {
     pub project_id: ProjectId,
     /// The owner's own id of the order, 1 to 200 characters.
     pub external_id: String,
-    /// The affiliate's code.
-    pub code: String,
-    /// Minor units, more than 0.
+    /// The affiliate's code. It or `subject_ref` is needed.
+    pub code: Option<String>,
+    /// The buyer, as touchpoints name them, 1 to 200 characters.
+    pub subject_ref: Option<String>,
+    /// Minor units: more than 0, or 0 where the program counts events or entitlements.
     pub gross_amount_cents: i64,
-    /// Currency of the amount.
-    pub currency: Currency,
+    /// Tax within the amount, minor units; unknown by default.
+    pub tax_cents: Option<i64>,
+    /// Currency of the amounts; by default that of the program's flat commission, else `usd`.
+    pub currency: Option<Currency>,
+    /// What it is; what the program counts by default, and nothing else is taken.
+    pub kind: Option<String>,
     /// When the sale was paid; now by default.
     pub occurred_at: Option<Timestamp>,
+    /// The owner's own id of the customer, 1 to 200 characters.
+    pub customer: Option<String>,
 }
 
-/// Takes a report and processes it at once. A repeat of (program, project, external id) changes nothing
-/// and gives the same conversion (seed S0).
+/// What a report led to.
+#[derive(Clone, Debug)]
+pub enum Reported {
+    /// A conversion of the program.
+    Conversion(Box<ConversionRow>),
+    /// The report was stored, and no touchpoint of its subject refers it to an affiliate of the program.
+    NoTouchpoint,
+    /// The report was stored, and the sale belongs to an affiliate of another program of the owner's.
+    OtherProgram,
+}
+
+/// Takes a report and processes it at once. A repeat of (program, project, external id) changes nothing,
+/// whatever else it says, and gives the same conversion (seed S0).
 ///
 /// # Errors
 /// [`Refusal::Invalid`] naming the field, [`Refusal::NotFound`] for a program or project of somebody
-/// else, [`Refusal::Conflict`] when the sale belongs to another affiliate or earns nothing.
+/// else, [`Refusal::Conflict`] when the sale of a code belongs to another affiliate or earns nothing.
 pub async fn report(
     app: &App,
     by: &Principal,
     program_id: &ProgramId,
     new: NewReport,
-) -> Result<ConversionRow, Refusal> {
+) -> Result<Reported, Refusal> {
     by.require(Scope::Write)?;
-    let owner = {
+    let program = {
         let mut conn = app.db.read().await?;
-        views::program_owner(&mut conn, program_id).await?.ok_or(Refusal::NotFound)?
+        visible(&mut conn, by, program_id).await?
     };
-    by.require_owner(&owner)?;
-    let named = check(app, &owner, program_id, &new).await?;
+    let named = check(app, &program, &new).await?;
     let now = app.now();
     let report = Report {
         external_id: new.external_id.clone(),
-        code: new.code.trim().to_owned(),
+        code: new.code.as_deref().map(|code| code.trim().to_owned()),
+        subject_ref: new.subject_ref,
+        program_id: Some(program_id.to_string()),
         gross_amount_cents: new.gross_amount_cents,
-        currency: new.currency,
+        tax_cents: new.tax_cents,
+        currency: new.currency.unwrap_or_else(|| default_currency(&program)),
         occurred_at: new.occurred_at.unwrap_or(now),
+        customer: new.customer,
     };
     let event = stored(app, program_id, &new.project_id, &report, now);
     let mut tx = app.db.begin().await?;
     let inserted = inbox::insert_batch(&mut tx, std::slice::from_ref(&event)).await?;
     if inserted == [Inserted::New] {
-        let change = Change::new("conversion.reported", &event.id, Some(&owner)).after(&report);
+        let change = Change::new("conversion.reported", &event.id, Some(&program.organization_id)).after(&report);
         audit::record(&mut tx, by, change, now).await?;
     }
     super::commit_change(tx).await?;
@@ -138,14 +196,25 @@ pub async fn report(
     let mut conn = app.db.read().await?;
     let earned =
         views::find_reported_conversion(&mut conn, new.project_id.as_str(), &new.external_id).await?;
+    let Some(named) = named else {
+        return Ok(match earned {
+            Some(conversion) if conversion.program_id == program_id.as_str() => {
+                Reported::Conversion(Box::new(conversion))
+            }
+            Some(_) => Reported::OtherProgram,
+            None => Reported::NoTouchpoint,
+        });
+    };
     match earned {
-        Some(conversion) if conversion.enrollment_id == named.as_str() => Ok(conversion),
+        Some(conversion) if conversion.enrollment_id == named.as_str() => {
+            Ok(Reported::Conversion(Box::new(conversion)))
+        }
         Some(_) => Err(Refusal::conflict(
             "ALREADY_ATTRIBUTED",
             format!(
                 "the report was stored, but the sale belongs to another affiliate already; nothing was \
                  given to the affiliate of code `{}`",
-                report.code
+                report.code.unwrap_or_default()
             ),
         )),
         None => Err(Refusal::conflict(
@@ -154,6 +223,14 @@ pub async fn report(
              when it was paid, or its terms give nothing for it",
         )),
     }
+}
+
+/// The currency of a report that names none.
+fn default_currency(program: &ProgramDetails) -> Currency {
+    if let CommissionRule::Flat { currency, .. } = &program.terms.value.terms.commission {
+        return *currency;
+    }
+    Currency::USD
 }
 
 /// Sees to it that the stored report is processed before its sender is answered. Another worker may
@@ -182,35 +259,76 @@ async fn process_now(app: &App, event: &NewEvent) -> Result<(), Refusal> {
 /// The affiliate that the report's code names, once every field is one that can be stored.
 async fn check(
     app: &App,
-    owner: &OrganizationId,
-    program_id: &ProgramId,
+    program: &ProgramDetails,
     new: &NewReport,
-) -> Result<EnrollmentId, Refusal> {
-    let is_text = |text: &str| (1..=200).contains(&text.len()) && !text.chars().any(char::is_control);
-    if !is_text(&new.external_id) {
-        let message = "external_id must be 1 to 200 printable characters";
-        return Err(Refusal::invalid("INVALID_EXTERNAL_ID", "external_id", message));
+) -> Result<Option<EnrollmentId>, Refusal> {
+    check_texts(new)?;
+    check_amounts(program, new)?;
+    let kind = program.conversion_kind.as_str();
+    if new.kind.as_deref().is_some_and(|given| given != kind) {
+        let message = format!("kind must be `{kind}`, which is what this program counts, or absent");
+        return Err(Refusal::invalid("INVALID_KIND", "kind", message));
     }
-    if new.gross_amount_cents <= 0 {
-        let message = "gross_amount_cents must be a positive number of minor units";
-        return Err(Refusal::invalid("INVALID_AMOUNT", "gross_amount_cents", message));
-    }
+    let owner = &program.organization_id;
     let mut conn = app.db.read().await?;
     let project = organizations::find_project(&mut conn, &new.project_id).await?;
     if project.is_none_or(|project| project.organization_id != *owner) {
         let message = "project_id names no project of the program's owner";
         return Err(Refusal::invalid("INVALID_PROJECT", "project_id", message));
     }
+    let Some(code) = &new.code else { return Ok(None) };
     let unknown_code = || Refusal::invalid("UNKNOWN_CODE", "code", "code names no affiliate of this program");
     // A code with control characters is nobody's, and not every database can be asked for it.
-    if !is_text(&new.code) {
+    if !is_text(code) {
         return Err(unknown_code());
     }
-    let code = (owner.clone(), normalise_code(&new.code));
+    let code = (owner.clone(), normalise_code(code));
     let directory = programs::load_directory(&mut conn, std::slice::from_ref(&code), &[]).await?;
     let named = directory.codes.get(&code).and_then(|code| directory.enrollments.get(&code.enrollment_id));
-    let named = named.filter(|enrollment| enrollment.program_id == *program_id);
-    named.map(|enrollment| enrollment.id.clone()).ok_or_else(unknown_code)
+    let named = named.filter(|enrollment| enrollment.program_id == program.id);
+    named.map(|enrollment| Some(enrollment.id.clone())).ok_or_else(unknown_code)
+}
+
+fn is_text(text: &str) -> bool {
+    (1..=200).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+fn check_texts(new: &NewReport) -> Result<(), Refusal> {
+    if !is_text(&new.external_id) {
+        let message = "external_id must be 1 to 200 printable characters";
+        return Err(Refusal::invalid("INVALID_EXTERNAL_ID", "external_id", message));
+    }
+    if new.customer.as_deref().is_some_and(|customer| !is_text(customer)) {
+        let message = "customer must be 1 to 200 printable characters";
+        return Err(Refusal::invalid("INVALID_CUSTOMER", "customer", message));
+    }
+    match (&new.subject_ref, &new.code) {
+        (Some(subject), _) => touchpoints::check_subject_ref(subject),
+        (None, Some(_)) => Ok(()),
+        (None, None) => {
+            let message = "a report needs the code of an affiliate or the subject_ref of the buyer";
+            Err(Refusal::invalid("MISSING_SUBJECT", "subject_ref", message))
+        }
+    }
+}
+
+/// An event may be worth nothing to the till and still something to the affiliate; a payment of nothing
+/// is none (`semantics.md` C22).
+fn check_amounts(program: &ProgramDetails, new: &NewReport) -> Result<(), Refusal> {
+    let (least, message) = match program.conversion_kind {
+        ConversionKind::Payment => (1, "gross_amount_cents must be a positive number of minor units"),
+        ConversionKind::Event | ConversionKind::Entitlement => {
+            (0, "gross_amount_cents must be a number of minor units, 0 or more")
+        }
+    };
+    if new.gross_amount_cents < least {
+        return Err(Refusal::invalid("INVALID_AMOUNT", "gross_amount_cents", message));
+    }
+    if new.tax_cents.is_some_and(|tax| !(0..=new.gross_amount_cents).contains(&tax)) {
+        let message = "tax_cents must be a number of minor units from 0 to gross_amount_cents";
+        return Err(Refusal::invalid("INVALID_TAX", "tax_cents", message));
+    }
+    Ok(())
 }
 
 fn stored(

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub use counting::{CounterKey, FirstPayment, Tallies, Tally};
 
 use super::{
-    attribution::{self, Attribution, Hints},
+    attribution::{self, Attribution, Hints, Surroundings},
     commission::{
         self, Commission, CommissionState, Decision, DecisionKind, Flag, Input, Posted, Target, Voided,
     },
@@ -309,6 +309,7 @@ pub struct Book {
     new_hints: Vec<(SubjectKey, Hint)>,
     ended: BTreeMap<(Scope, String), Timestamp>,
     new_ended: Vec<(Scope, String, Timestamp)>,
+    surroundings: BTreeMap<SaleId, Surroundings>,
     dirty: BTreeSet<SaleId>,
     /// What the rules count beyond one sale, where it was loaded.
     pub tallies: Tallies,
@@ -377,6 +378,37 @@ impl Book {
     #[must_use]
     pub fn is_dirty(&self, id: &SaleId) -> bool {
         self.dirty.contains(id)
+    }
+
+    /// The sales that are to be folded.
+    pub fn dirty_sales(&self) -> impl Iterator<Item = &Sale> {
+        self.dirty.iter().filter_map(|id| self.sales.get(id))
+    }
+
+    /// Puts in what is known of a sale's buyer from elsewhere.
+    pub fn surround(&mut self, sale: SaleId, surroundings: Surroundings) {
+        self.surroundings.insert(sale, surroundings);
+    }
+
+    /// What is known of a sale's buyer from elsewhere.
+    #[must_use]
+    pub fn surroundings_of(&self, sale: &SaleId) -> Option<&Surroundings> {
+        self.surroundings.get(sale)
+    }
+
+    /// The ids under which touchpoints of a sale's buyer may have been recorded: those that were told,
+    /// and the provider's ids of its customers.
+    #[must_use]
+    pub fn visitors_of(&self, sale: &Sale) -> BTreeSet<String> {
+        let mut visitors = BTreeSet::new();
+        for subject in Self::subjects_of(sale) {
+            let told = self.hints_for(&subject).into_iter().filter(|hint| hint.source.is_visitor());
+            visitors.extend(told.map(|hint| hint.code));
+            if let Subject::Customer(customer) = subject.subject {
+                visitors.insert(customer);
+            }
+        }
+        visitors
     }
 
     /// The hints that facts of this batch added.
@@ -813,11 +845,16 @@ impl Book {
                 Subject::Customer(_) => hints.customer.extend(told),
             }
         }
+        if let Some(around) = self.surroundings.get(&sale.id) {
+            hints.touches.clone_from(&around.touches);
+            hints.other_payments.clone_from(&around.other_payments);
+        }
         hints
     }
 
     /// Stops that need more than the facts of the sale: an ended subscription, a buyer who looks like
-    /// the affiliate. Money already paid is not stopped by either.
+    /// the affiliate, in this sale or in another of the same customer. Money already paid is not stopped
+    /// by either.
     fn more_stops(&self, sale: &Sale, commission: &Commission, directory: &Directory) -> BTreeSet<Stop> {
         let mut stops = BTreeSet::new();
         // What stops the sale stops the sponsors through the direct commission.
@@ -829,8 +866,10 @@ impl Book {
                 }
             }
         }
+        let of_customer = self.surroundings.get(&sale.id).map(|around| &around.customer_emails);
         if let Some(enrollment) = directory.enrollments.get(&commission.enrollment_id)
-            && !enrollment.emails.is_disjoint(&sale.facts.buyer_emails)
+            && (!enrollment.emails.is_disjoint(&sale.facts.buyer_emails)
+                || of_customer.is_some_and(|emails| !enrollment.emails.is_disjoint(emails)))
         {
             stops.insert(Stop { kind: StopKind::SelfReferral, id: commission.enrollment_id.to_string() });
         }

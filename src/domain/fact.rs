@@ -92,9 +92,36 @@ pub enum HintSource {
     ClientReference,
     /// A promotion or coupon code that the buyer typed.
     Coupon,
+    /// Not a code but the buyer: an id under which touchpoints may have been recorded
+    /// (`REMIT_ATTRIBUTION__SUBJECT_KEYS`, or the `subject_ref` of a report).
+    Visitor,
+    /// Not a code but the program that the owner reported the sale to: of all touchpoints, only those of
+    /// such programs speak for it.
+    Program,
 }
 
-/// A referral code told by an event.
+impl HintSource {
+    /// Whether what was told is an affiliate's code.
+    #[must_use]
+    pub const fn is_code(self) -> bool {
+        match self {
+            Self::Reported | Self::Metadata(_) | Self::ClientReference | Self::Coupon => true,
+            Self::Visitor | Self::Program => false,
+        }
+    }
+
+    /// Whether what was told may be an id of the buyer. A client reference is often the owner's own
+    /// customer id.
+    #[must_use]
+    pub const fn is_visitor(self) -> bool {
+        match self {
+            Self::ClientReference | Self::Visitor => true,
+            Self::Reported | Self::Metadata(_) | Self::Coupon | Self::Program => false,
+        }
+    }
+}
+
+/// A referral code told by an event, or who the buyer is: see [`HintSource`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hint {
     /// Where the code stood.

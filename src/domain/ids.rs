@@ -205,6 +205,10 @@ text_id!(
     InstanceId, "inst_"
 );
 text_id!(
+    /// A click or scan through an affiliate's link.
+    TouchpointId, "tp_"
+);
+text_id!(
     /// Something an operator should look at.
     FindingId, "find_"
 );

@@ -24,6 +24,9 @@ pub enum MoneyError {
 pub struct Currency([u8; 3]);
 
 impl Currency {
+    /// US dollars: what seed S0 means where it names no currency.
+    pub const USD: Self = Self(*b"usd");
+
     /// Accepts either case. Codes that ISO 4217 does not list are accepted, because providers add
     /// currencies before lists do; [`Self::is_listed`] tells.
     ///

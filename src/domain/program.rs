@@ -73,6 +73,50 @@ words! {
     }
 }
 
+words! {
+    /// Which of several touchpoints wins.
+    AttributionModel {
+        /// The earliest in the window.
+        FirstTouch = "first_touch",
+        /// The latest in the window.
+        LastTouch = "last_touch",
+    }
+}
+
+/// What a program makes of touchpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TouchRule {
+    /// Which of several wins.
+    pub model: AttributionModel,
+    /// Days of 86 400 s before the payment in which a touchpoint counts, both ends included.
+    pub window_days: u16,
+}
+
+/// The rule over time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TouchRules {
+    /// The newest.
+    pub newest: TouchRule,
+    /// Those before it, each with the instant until which it held, exclusive; in order of time.
+    pub former: Vec<(Timestamp, TouchRule)>,
+}
+
+impl TouchRules {
+    /// The rule for a sale paid at `at`.
+    #[must_use]
+    pub fn at(&self, at: Timestamp) -> TouchRule {
+        self.former.iter().find(|(until, _)| at < *until).map_or(self.newest, |(_, rule)| *rule)
+    }
+}
+
+impl Default for TouchRules {
+    /// The defaults of the guide (seed S0, "Create the program").
+    fn default() -> Self {
+        let newest = TouchRule { model: AttributionModel::LastTouch, window_days: 30 };
+        Self { newest, former: Vec::new() }
+    }
+}
+
 /// A value and the instant from which it holds.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Dated<T> {
@@ -108,6 +152,8 @@ pub struct Program {
     pub statuses: Vec<Dated<ProgramStatus>>,
     /// Terms over time.
     pub terms: Vec<Dated<TermsVersion>>,
+    /// What it makes of touchpoints.
+    pub touch_rules: TouchRules,
 }
 
 impl Program {
@@ -222,13 +268,21 @@ impl Directory {
         if paid_at < known.valid_from || known.valid_to.is_some_and(|end| paid_at >= end) {
             return Err(NoAttribution::CodeNotValid);
         }
-        if !enrollment.is_active_at(paid_at) {
-            return Err(NoAttribution::EnrollmentNotActive);
-        }
-        if as_of(&program.statuses, paid_at) != Some(&ProgramStatus::Active) {
-            return Err(NoAttribution::ProgramNotActive);
-        }
+        earns_at(enrollment, program, paid_at)?;
         Ok(enrollment)
+    }
+
+    /// The program in which a touchpoint's enrollment earns from a sale of `owner` at `paid_at`.
+    #[must_use]
+    pub fn program_earning(
+        &self,
+        owner: &OrganizationId,
+        enrollment: &EnrollmentId,
+        paid_at: Timestamp,
+    ) -> Option<&Program> {
+        let (enrollment, program) = self.membership(enrollment)?;
+        let is_owned = program.organization_id == *owner;
+        (is_owned && earns_at(enrollment, program, paid_at).is_ok()).then_some(program)
     }
 
     /// Whether the enrollment is in a program of `owner`: only those can be attributed by the owner's
@@ -262,4 +316,15 @@ impl Directory {
         let program = self.programs.get(&enrollment.program_id)?;
         Some((enrollment, program))
     }
+}
+
+/// Whether the affiliate and the program were both active.
+fn earns_at(enrollment: &Enrollment, program: &Program, at: Timestamp) -> Result<(), NoAttribution> {
+    if !enrollment.is_active_at(at) {
+        return Err(NoAttribution::EnrollmentNotActive);
+    }
+    if as_of(&program.statuses, at) != Some(&ProgramStatus::Active) {
+        return Err(NoAttribution::ProgramNotActive);
+    }
+    Ok(())
 }

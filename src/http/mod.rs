@@ -2,13 +2,15 @@
 //!
 //! Read [`serve`] for the accept loop and its limits, [`error`] for the one error envelope,
 //! [`webhooks`] for the receiver, [`admin`] and [`affiliate`] for the two sides of the API (with [`page`],
-//! [`body`] and [`path`] under them), [`public`] for what needs no key (with [`throttle`] in front of it),
-//! [`openapi`] for their description and [`ops`] for health and metrics. No rule of the product lives here.
+//! [`body`] and [`path`] under them), [`client`] for websites and apps, [`redirect`] for affiliates' links,
+//! [`public`] for what needs no key (with [`throttle`] in front of it), [`openapi`] for their description
+//! and [`ops`] for health and metrics. No rule of the product lives here.
 
 pub mod admin;
 pub mod affiliate;
 mod auth;
 pub mod body;
+pub mod client;
 pub mod error;
 mod idempotency;
 mod once;
@@ -17,6 +19,8 @@ pub mod ops;
 pub mod page;
 pub mod path;
 pub mod public;
+mod rate;
+pub mod redirect;
 pub mod serve;
 pub mod throttle;
 pub mod webhooks;
@@ -45,7 +49,9 @@ const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 pub fn api(app: App) -> OpenApiRouter {
     let public = public::routes(app.clone());
     let keyed = admin::router().merge(affiliate::router());
-    idempotency::around(keyed, &app).with_state(app).merge(public)
+    let client = OpenApiRouter::from(client::routes(app.clone()));
+    let links = OpenApiRouter::from(redirect::routes(app.clone()));
+    idempotency::around(keyed, &app).with_state(app).merge(public).merge(client).merge(links)
 }
 
 /// Puts around all `routes` what every request needs: an id, a span, the error envelope also for

@@ -1,4 +1,5 @@
-//! Referral codes that an event tells. Collects them; which one wins is the fold's business.
+//! Referral codes that an event tells, and ids of the buyer on the owner's side. Collects them; what they
+//! are worth is the fold's business.
 
 use serde_json::{Map, Value};
 
@@ -21,6 +22,15 @@ const EXTERNAL_ID_KEY: &str = "remit_external_id";
 /// Metadata (Stripe) or custom data (Paddle): whatever the owner wrote there.
 pub(super) type Metadata = Lenient<Map<String, Value>>;
 
+/// Which keys of metadata mean something, both as configured.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MetadataKeys<'a> {
+    /// May carry a referral code; the earlier the stronger.
+    pub codes: &'a [String],
+    /// May carry an id of the buyer under which touchpoints were recorded.
+    pub subjects: &'a [String],
+}
+
 /// The codes of one event, best source first within each call.
 #[derive(Debug, Default)]
 pub(super) struct Codes(Vec<(HintSource, String)>);
@@ -28,9 +38,17 @@ pub(super) struct Codes(Vec<(HintSource, String)>);
 impl Codes {
     /// Reads the configured keys. A key that an earlier call has answered is not read again: an
     /// invoice's own metadata wins over its subscription's.
-    pub(super) fn add_metadata(&mut self, metadata: &Metadata, keys: &[String]) {
+    pub(super) fn add_metadata(&mut self, metadata: &Metadata, keys: MetadataKeys<'_>) {
         let Some(metadata) = &metadata.0 else { return };
-        for (place, key) in (0_u16..).zip(keys) {
+        for key in keys.subjects {
+            match metadata.get(key) {
+                Some(Value::String(id)) => self.add(HintSource::Visitor, id),
+                // An owner's user 17: Paddle keeps it a number.
+                Some(Value::Number(id)) if id.is_i64() => self.add(HintSource::Visitor, &id.to_string()),
+                _ => {}
+            }
+        }
+        for (place, key) in (0_u16..).zip(keys.codes) {
             let source = HintSource::Metadata(place);
             let is_answered = self.0.iter().any(|(known, _)| *known == source);
             if let Some(Value::String(code)) = metadata.get(key)

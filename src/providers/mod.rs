@@ -16,6 +16,7 @@ pub mod stripe;
 use secrecy::SecretString;
 
 pub use self::{
+    codes::MetadataKeys,
     payload::{InvalidBody, MalformedEvent},
     signature::SignatureError,
 };
@@ -89,12 +90,11 @@ pub trait Inbound: Send + Sync {
     /// [`InvalidBody`] for a body that no provider sends.
     fn head(&self, body: &[u8]) -> Result<EventHead, InvalidBody>;
 
-    /// Translates an event. `attribution_keys` are the metadata keys that may carry a referral code,
-    /// most important first.
+    /// Translates an event. `keys` are the metadata keys that mean something.
     ///
     /// # Errors
     /// [`MalformedEvent`] when a field that money depends on is missing or unreadable.
-    fn facts(&self, body: &[u8], attribution_keys: &[String]) -> Result<Translation, MalformedEvent>;
+    fn facts(&self, body: &[u8], keys: MetadataKeys<'_>) -> Result<Translation, MalformedEvent>;
 }
 
 /// Every provider that can send webhooks.

@@ -278,17 +278,20 @@ type PostedOf<'a> = (&'a Posted, &'a Sale, &'a Folded);
 
 async fn save_conversions(tx: &mut Tx, posted: &[PostedOf<'_>], now: Timestamp) -> Result<(), StoreError> {
     const SQL: &str = "INSERT INTO conversion (id, sale_id, enrollment_id, program_id, project_id, kind,
-            external_id, attributed_by, code, created_at_us)
-        SELECT value->>'id', value->>'s', value->>'e', value->>'g', value->>'p', value->>'kind',
-            value->>'external_id', value->>'by', value->>'code', $2
+            external_id, attributed_by, code, touchpoint_id, created_at_us)
+        SELECT value->>'id', value->>'s', value->>'e', value->>'g', value->>'p',
+            (SELECT conversion_kind FROM program WHERE id = value->>'g'),
+            value->>'external_id', value->>'by', value->>'code', value->>'touch', $2
         FROM json_each($1) WHERE TRUE
         ON CONFLICT (sale_id, enrollment_id) DO UPDATE
             SET attributed_by = excluded.attributed_by, code = excluded.code,
+                touchpoint_id = excluded.touchpoint_id,
                 external_id = COALESCE(conversion.external_id, excluded.external_id)";
     const KEEP: &str = "INSERT INTO conversion (id, sale_id, enrollment_id, program_id, project_id, kind,
-            external_id, attributed_by, code, created_at_us)
-        SELECT value->>'id', value->>'s', value->>'e', value->>'g', value->>'p', value->>'kind',
-            value->>'external_id', value->>'by', value->>'code', $2
+            external_id, attributed_by, code, touchpoint_id, created_at_us)
+        SELECT value->>'id', value->>'s', value->>'e', value->>'g', value->>'p',
+            (SELECT conversion_kind FROM program WHERE id = value->>'g'),
+            value->>'external_id', value->>'by', value->>'code', value->>'touch', $2
         FROM json_each($1) WHERE TRUE
         ON CONFLICT (sale_id, enrollment_id) DO NOTHING";
     let (mut current, mut former) = (Vec::new(), Vec::new());
@@ -308,9 +311,10 @@ async fn save_conversions(tx: &mut Tx, posted: &[PostedOf<'_>], now: Timestamp) 
             .map(|alias| alias.object.id.as_str());
         let row = json!({
             "id": commission.conversion_id, "s": sale.id, "e": commission.enrollment_id,
-            "g": commission.program_id, "p": sale.scope.project_id, "kind": "payment",
+            "g": commission.program_id, "p": sale.scope.project_id,
             "external_id": external,
             "by": basis.map_or("unknown", |basis| basis.as_str()), "code": basis.and_then(|basis| basis.code()),
+            "touch": basis.and_then(|basis| basis.touch()).map(|touch| &touch.id),
         });
         if basis.is_some() { current.push(row) } else { former.push(row) }
     }

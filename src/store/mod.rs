@@ -36,6 +36,8 @@ pub mod resolutions;
 mod row;
 pub mod sales;
 pub mod settlement;
+pub mod surroundings;
+pub mod touchpoints;
 pub mod transfers;
 pub mod views;
 

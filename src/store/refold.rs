@@ -11,6 +11,7 @@ use sqlx::FromRow;
 use super::{
     Conn, Sql, StoreError, Tx,
     sales::{corrupt, id_list, subject_rows, write_rows},
+    touchpoints,
 };
 use crate::{
     domain::{
@@ -87,7 +88,8 @@ pub async fn request_carried(tx: &mut Tx, reaching: &Reaching, now: Timestamp) -
     Ok(())
 }
 
-/// Requests all sales for which a code of this enrollment was told. The caller holds the directory
+/// Requests all sales for which a code of this enrollment was told, and those of visitors who came through
+/// its links. The caller holds the directory
 /// locked (`programs::lock_directory`), so no such sale can appear unseen.
 pub async fn request_enrollment(
     tx: &mut Tx,
@@ -95,7 +97,8 @@ pub async fn request_enrollment(
     rule: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    request_told(tx, id.as_str(), rule, now).await
+    request_told(tx, id.as_str(), rule, now).await?;
+    touchpoints::request_clicked(tx, id.as_str(), rule, now).await
 }
 
 /// The same for all enrollments of a program.
@@ -105,7 +108,8 @@ pub async fn request_program(
     rule: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    request_told(tx, id.as_str(), rule, now).await
+    request_told(tx, id.as_str(), rule, now).await?;
+    touchpoints::request_clicked(tx, id.as_str(), rule, now).await
 }
 
 /// `of` is an enrollment or a program; their ids cannot be mistaken for each other.

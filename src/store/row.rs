@@ -18,7 +18,7 @@ use crate::domain::{
     ids::{
         AuditId, ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IdempotencyId,
         InstanceId, IntentId, InvalidId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId,
-        ResolutionId, RunId, SaleId,
+        ResolutionId, RunId, SaleId, TouchpointId,
     },
     intent::{IntentKind, IntentState, Verdict},
     job::JobState,
@@ -59,7 +59,7 @@ macro_rules! from_text {
 }
 from_text! {
     ids: AuditId, ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IdempotencyId, InstanceId,
-        IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId;
+        IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId, TouchpointId;
     words: Applications, AttributionModel, ChargeState, CodeKind, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
         OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
     json: MinPayout, Position, Rate, Terms, Value,

@@ -415,8 +415,10 @@ fn of<'a>(sales: &'a mut BTreeMap<SaleId, Sale>, id: &str) -> Result<&'a mut Sal
 /// Position of a hint source in the order of precedence, as stored; metadata keys stand between, by
 /// their index.
 const REPORTED: i64 = -1;
-const CLIENT_REFERENCE: i64 = 100_000;
+pub(super) const CLIENT_REFERENCE: i64 = 100_000;
 const COUPON: i64 = 100_001;
+pub(super) const VISITOR: i64 = 100_002;
+const PROGRAM: i64 = 100_003;
 
 fn source_rank(source: HintSource) -> i64 {
     match source {
@@ -424,6 +426,8 @@ fn source_rank(source: HintSource) -> i64 {
         HintSource::Metadata(index) => i64::from(index),
         HintSource::ClientReference => CLIENT_REFERENCE,
         HintSource::Coupon => COUPON,
+        HintSource::Visitor => VISITOR,
+        HintSource::Program => PROGRAM,
     }
 }
 
@@ -432,6 +436,8 @@ fn source_of(rank: i64, code: &str) -> Result<HintSource, StoreError> {
         REPORTED => Ok(HintSource::Reported),
         CLIENT_REFERENCE => Ok(HintSource::ClientReference),
         COUPON => Ok(HintSource::Coupon),
+        VISITOR => Ok(HintSource::Visitor),
+        PROGRAM => Ok(HintSource::Program),
         index => u16::try_from(index)
             .map(HintSource::Metadata)
             .map_err(|_| corrupt("attribution_hint", "source", code)),

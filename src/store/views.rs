@@ -24,6 +24,10 @@ pub struct ConversionRow {
     pub attributed_by: String,
     /// The code, where one was told.
     pub code: Option<String>,
+    /// The touchpoint behind it, if one was.
+    pub touchpoint_id: Option<String>,
+    /// When that was clicked, microseconds.
+    pub touched_at_us: Option<i64>,
     /// When it was first recorded, microseconds.
     pub created_at_us: i64,
     /// The direct commission.
@@ -48,9 +52,10 @@ pub async fn list_conversions(
     limit: i64,
 ) -> Result<Vec<ConversionRow>, StoreError> {
     const SQL: &str = "SELECT v.id, v.sale_id, v.enrollment_id, v.program_id, v.project_id, v.kind,
-            v.external_id, v.attributed_by, v.code, v.created_at_us, c.id AS commission_id, c.state, c.reason,
-            c.currency, c.earned_minor, c.clawed_minor
+            v.external_id, v.attributed_by, v.code, v.touchpoint_id, t.at_us AS touched_at_us, v.created_at_us,
+            c.id AS commission_id, c.state, c.reason, c.currency, c.earned_minor, c.clawed_minor
         FROM conversion v JOIN commission c ON c.conversion_id = v.id AND c.level = 0
+            LEFT JOIN touchpoint t ON t.id = v.touchpoint_id
         WHERE v.program_id = $1 AND ($2 IS NULL OR (v.created_at_us, v.id) < ($2, $3))
         ORDER BY v.created_at_us DESC, v.id DESC LIMIT $4";
     let (at, id) = before.unzip();
@@ -63,11 +68,34 @@ pub async fn find_conversion(
     id: &ConversionId,
 ) -> Result<Option<ConversionRow>, StoreError> {
     const SQL: &str = "SELECT v.id, v.sale_id, v.enrollment_id, v.program_id, v.project_id, v.kind,
-            v.external_id, v.attributed_by, v.code, v.created_at_us, c.id AS commission_id, c.state, c.reason,
-            c.currency, c.earned_minor, c.clawed_minor
+            v.external_id, v.attributed_by, v.code, v.touchpoint_id, t.at_us AS touched_at_us, v.created_at_us,
+            c.id AS commission_id, c.state, c.reason, c.currency, c.earned_minor, c.clawed_minor
         FROM conversion v JOIN commission c ON c.conversion_id = v.id AND c.level = 0
+            LEFT JOIN touchpoint t ON t.id = v.touchpoint_id
         WHERE v.id = $1";
     conn.q(SQL).bind(id.as_str()).one().await
+}
+
+/// What stops or stopped a commission.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct FlagRow {
+    /// What it is, such as `self_referral`.
+    pub kind: String,
+    /// Which one: a dispute, a subscription, an enrollment.
+    pub cause_id: String,
+    /// Since when, microseconds.
+    pub raised_at_us: i64,
+    /// Until when, microseconds.
+    pub cleared_at_us: Option<i64>,
+    /// The decision that cleared it, or `resolved` when the cause went away.
+    pub cleared_by: Option<String>,
+}
+
+/// The flags of a commission, oldest first.
+pub async fn list_flags(conn: &mut Conn, commission: &str) -> Result<Vec<FlagRow>, StoreError> {
+    const SQL: &str = "SELECT cause_kind AS kind, cause_id, raised_at_us, cleared_at_us, cleared_by
+        FROM commission_flag WHERE commission_id = $1 ORDER BY raised_at_us, cause_kind, cause_id";
+    conn.q(SQL).bind(commission).all().await
 }
 
 /// The conversion that the sale of an order earns by: the owner's own id of the order leads to the sale.
@@ -78,10 +106,11 @@ pub async fn find_reported_conversion(
     external_id: &str,
 ) -> Result<Option<ConversionRow>, StoreError> {
     const SQL: &str = "SELECT v.id, v.sale_id, v.enrollment_id, v.program_id, v.project_id, v.kind,
-            v.external_id, v.attributed_by, v.code, v.created_at_us, c.id AS commission_id, c.state, c.reason,
-            c.currency, c.earned_minor, c.clawed_minor
+            v.external_id, v.attributed_by, v.code, v.touchpoint_id, t.at_us AS touched_at_us, v.created_at_us,
+            c.id AS commission_id, c.state, c.reason, c.currency, c.earned_minor, c.clawed_minor
         FROM sale_alias a JOIN conversion v ON v.sale_id = a.sale_id
             JOIN commission c ON c.conversion_id = v.id AND c.level = 0
+            LEFT JOIN touchpoint t ON t.id = v.touchpoint_id
         WHERE a.project_id = $1 AND a.realm IN ('external/live', 'external/test')
             AND a.kind = 'external' AND a.object_id = $2
             AND (c.reason IS NULL OR c.reason NOT IN ('merged', 'reattributed'))

@@ -7,6 +7,7 @@ mod auditor;
 mod bank_payouts;
 mod books_api;
 mod conformance;
+mod conversions;
 mod directory;
 mod dispatching;
 mod doctor;
@@ -33,3 +34,4 @@ mod signup;
 mod store_contract;
 #[expect(dead_code, reason = "the kill tests use the rest")]
 mod support;
+mod touchpoints;

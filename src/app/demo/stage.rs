@@ -304,6 +304,7 @@ async fn create_program(
         min_payout: min_payout.into(),
         on_transfer_reversed: OnTransferReversed::Clawback,
         applications: Applications::Closed,
+        landing_url: None,
         created_at: now,
         // The fixtures happened before today, and a program pays for what was sold while it was active.
         status: Dated { at: Timestamp::EPOCH, value: ProgramStatus::Active },

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::providers::{InvalidBody, MalformedEvent, SignatureError, Translation};
+use crate::providers::{InvalidBody, MalformedEvent, MetadataKeys, SignatureError, Translation};
 
 /// What the next commits do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl Inbound for FakeInbound {
         secret.expose_secret().to_owned()
     }
 
-    fn facts(&self, _body: &[u8], _keys: &[String]) -> Result<Translation, MalformedEvent> {
+    fn facts(&self, _body: &[u8], _keys: MetadataKeys<'_>) -> Result<Translation, MalformedEvent> {
         Ok(Translation::Ignored("fake"))
     }
 

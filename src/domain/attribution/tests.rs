@@ -7,6 +7,7 @@ use crate::domain::{
     ids::ProgramId,
     program::{
         Code, Dated, Enrollment, EnrollmentStatus, NoAttribution, Program, ProgramStatus, TermsVersion,
+        TouchRules,
     },
     testing::{PAID_AT, share_of},
 };
@@ -31,6 +32,7 @@ fn directory() -> Directory {
             id: id.clone(),
             organization_id,
             statuses: vec![Dated { at: Timestamp::EPOCH, value: ProgramStatus::Active }],
+            touch_rules: TouchRules::default(),
             terms: vec![Dated {
                 at: Timestamp::EPOCH,
                 value: TermsVersion { version: 1, terms: share_of(1_000) },
@@ -123,6 +125,7 @@ fn the_sales_own_code_wins_over_the_subscriptions_and_that_over_the_customers() 
         sale: vec![metadata("ann")],
         subscription: vec![metadata("bob")],
         customer: vec![metadata("cat")],
+        ..Hints::default()
     };
     assert_eq!(earner(&hints), Some(to("ann", "metadata")));
     hints.sale.clear();
@@ -184,6 +187,7 @@ fn only_a_code_in_metadata_of_the_sale_is_worth_reporting() {
         sale: vec![hint(HintSource::ClientReference, "user_17", 0), hint(HintSource::Coupon, "SUMMER", 0)],
         subscription: vec![metadata("nobody")],
         customer: vec![metadata("nobody")],
+        ..Hints::default()
     };
     assert_eq!(attributed(&[], &hints), Attribution::default());
 }

@@ -22,7 +22,10 @@ use crate::domain::{
     },
     ids::{DecisionId, EnrollmentId, OrganizationId, ProgramId, ProjectId},
     money::{BasisPoints, Currency},
-    program::{Code, Dated, Directory, Enrollment, EnrollmentStatus, Program, ProgramStatus, TermsVersion},
+    program::{
+        Code, Dated, Directory, Enrollment, EnrollmentStatus, Program, ProgramStatus, TermsVersion,
+        TouchRules,
+    },
     terms::{ApprovalMode, CommissionBase, CommissionRule, FlatOnPartial, Terms},
     time::Timestamp,
 };
@@ -98,6 +101,7 @@ pub fn directory(terms: &[[Terms; 2]]) -> Directory {
             id: ProgramId::parse(&format!("prog_{number}")).unwrap(),
             organization_id: owner(),
             statuses: vec![Dated { at: Timestamp::EPOCH, value: ProgramStatus::Active }],
+            touch_rules: TouchRules::default(),
             terms: vec![
                 Dated { at: Timestamp::EPOCH, value: TermsVersion { version: 1, terms: before.clone() } },
                 Dated { at: TURN, value: TermsVersion { version: 2, terms: after.clone() } },

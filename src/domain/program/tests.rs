@@ -18,6 +18,7 @@ fn directory() -> Directory {
         id: ProgramId::parse("prog_1").unwrap(),
         organization_id: owner(),
         statuses: dated([(-1_000, ProgramStatus::Draft), (-100, ProgramStatus::Active)]),
+        touch_rules: TouchRules::default(),
         terms: dated([
             (-1_000, TermsVersion { version: 1, terms: share_of(1_000) }),
             (0, TermsVersion { version: 2, terms: share_of(2_000) }),

@@ -5,12 +5,13 @@ use axum::{
     Json,
     extract::State,
     http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Answer, Created, Data, created, ok};
+use super::{Answer, Data, created, ok};
 use crate::{
     app::{
         App,
@@ -18,7 +19,7 @@ use crate::{
         explain::Explanation,
         keys::Principal,
         reads,
-        report::{self, NewReport},
+        report::{self, NewReport, Reported},
     },
     domain::{
         commission::{ClawbackReason, CommissionState, DecisionKind},
@@ -34,12 +35,13 @@ use crate::{
         page::{Listing, Page, PageQuery},
         path::Named,
     },
-    store::views::{BalanceRow, CommissionRow, ConversionRow},
+    store::views::{BalanceRow, CommissionRow, ConversionRow, FlagRow},
 };
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(list_conversions, report_conversion))
+        .routes(routes!(find_conversion))
         .routes(routes!(approve))
         .routes(routes!(reject))
         .routes(routes!(claw_back))
@@ -78,6 +80,8 @@ struct ConversionView {
     external_id: Option<String>,
     attributed_by: String,
     code: Option<String>,
+    touchpoint_id: Option<String>,
+    touched_at: Option<Timestamp>,
     #[schema(value_type = ConversionStatus)]
     status: &'static str,
     #[schema(value_type = CommissionState)]
@@ -104,6 +108,8 @@ impl From<ConversionRow> for ConversionView {
             external_id: row.external_id,
             attributed_by: row.attributed_by,
             code: row.code,
+            touchpoint_id: row.touchpoint_id,
+            touched_at: row.touched_at_us.map(Timestamp::from_micros),
             commission_state: row.state,
             reason: row.reason,
             currency: row.currency,
@@ -131,6 +137,53 @@ async fn list_conversions(
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConversionFlag)]
+struct FlagView {
+    kind: String,
+    id: String,
+    raised_at: Timestamp,
+    cleared_at: Option<Timestamp>,
+    cleared_by: Option<String>,
+}
+
+impl From<FlagRow> for FlagView {
+    fn from(row: FlagRow) -> Self {
+        Self {
+            kind: row.kind,
+            id: row.cause_id,
+            raised_at: Timestamp::from_micros(row.raised_at_us),
+            cleared_at: row.cleared_at_us.map(Timestamp::from_micros),
+            cleared_by: row.cleared_by,
+        }
+    }
+}
+
+/// A conversion with what stops or stopped its commission.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConversionDetail)]
+struct ConversionShown {
+    #[serde(flatten)]
+    conversion: ConversionView,
+    flags: Vec<FlagView>,
+}
+
+/// One conversion, with what stops or stopped its commission.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/conversions/{id}",
+    operation_id = "getConversion", tag = "conversions",
+    params(("program_id" = ProgramId, Path), ("id" = ConversionId, Path)),
+    responses((status = 200, description = "The conversion.", body = Data<ConversionShown>))
+)]
+async fn find_conversion(
+    State(app): State<App>,
+    by: Principal,
+    Named((program, conversion)): OfProgram,
+) -> Answer<Data<ConversionShown>> {
+    let (row, flags) = reads::conversion(&app, &by, &program, &conversion).await?;
+    ok(ConversionShown { conversion: row.into(), flags: flags.into_iter().map(Into::into).collect() })
+}
+
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ReportRequest {
@@ -139,26 +192,38 @@ struct ReportRequest {
     /// The order's id at the one who reports.
     #[schema(value_type = ExternalId)]
     external_id: String,
-    #[schema(value_type = ReferralCode)]
-    code: String,
-    #[schema(minimum = 1)]
+    /// Whose code the buyer named.
+    #[schema(value_type = Option<ReferralCode>, nullable = false)]
+    code: Option<String>,
+    /// Who bought, by the owner's own id or the visitor's: what touchpoints are told of.
+    #[schema(nullable = false, min_length = 1, max_length = 200)]
+    subject_ref: Option<String>,
+    /// More than 0 for a payment; 0 or more for an event or entitlement.
+    #[schema(minimum = 0)]
     gross_amount_cents: i64,
-    /// ISO 4217; `usd` where it is absent.
-    #[schema(pattern = "^[A-Za-z]{3}$")]
+    /// Tax within the amount.
+    #[schema(nullable = false, minimum = 0)]
+    tax_cents: Option<i64>,
+    /// ISO 4217; that of the program's flat commission or `usd` where it is absent.
+    #[schema(nullable = false, pattern = "^[A-Za-z]{3}$")]
     currency: Option<String>,
+    /// What was converted; as the program says where it is absent.
+    #[schema(nullable = false, pattern = "^(event|payment|entitlement)$")]
+    kind: Option<String>,
     /// When it was paid; now where it is absent.
     #[schema(value_type = Option<Timestamp>)]
     occurred_at: Option<String>,
+    customer: Option<String>,
 }
 
 impl ReportRequest {
     fn read(self) -> Result<NewReport, ApiError> {
-        let currency = Currency::parse(self.currency.as_deref().unwrap_or("usd"))
-            .ok()
-            .filter(|currency| currency.is_listed())
-            .ok_or_else(|| {
+        let currency = self.currency.as_deref().map(|code| {
+            let listed = Currency::parse(code).ok().filter(|currency| currency.is_listed());
+            listed.ok_or_else(|| {
                 refuse("INVALID_CURRENCY", "currency", "currency must be an ISO 4217 code such as usd")
-            })?;
+            })
+        });
         let occurred_at = self.occurred_at.as_deref().map(Timestamp::parse_rfc3339).transpose();
         Ok(NewReport {
             project_id: ProjectId::parse(&self.project_id).map_err(|_| {
@@ -166,8 +231,11 @@ impl ReportRequest {
             })?,
             external_id: self.external_id,
             code: self.code,
+            subject_ref: self.subject_ref,
             gross_amount_cents: self.gross_amount_cents,
-            currency,
+            tax_cents: self.tax_cents,
+            currency: currency.transpose()?,
+            kind: self.kind,
             occurred_at: occurred_at.map_err(|_| {
                 refuse(
                     "INVALID_TIME",
@@ -175,25 +243,46 @@ impl ReportRequest {
                     "occurred_at must be RFC 3339, such as 2026-01-31T00:00:00Z",
                 )
             })?,
+            customer: self.customer,
         })
     }
 }
 
+/// A report that nobody is owed anything for: stored, and answered without a conversion.
+#[derive(Serialize, ToSchema)]
+struct Unattributed {
+    /// Always null.
+    #[schema(value_type = Option<Value>)]
+    data: Option<ConversionView>,
+    reason: &'static str,
+}
+
+/// 201 with the conversion, or 200 without one.
 /// Reports a sale. The same order again changes nothing and gives the same conversion.
 #[utoipa::path(
     post, path = "/v1/admin/affiliate/programs/{program_id}/conversions",
     operation_id = "reportConversion", tag = "conversions",
     params(("program_id" = ProgramId, Path)),
     request_body = ReportRequest,
-    responses((status = 201, description = "The conversion.", body = Data<ConversionView>))
+    responses(
+        (status = 201, description = "The conversion.", body = Data<ConversionView>),
+        (status = 200, description = "Stored, and nobody is owed anything for it.", body = Unattributed)
+    )
 )]
 async fn report_conversion(
     State(app): State<App>,
     by: Principal,
     Named(program): Named<ProgramId>,
     Body(request): Body<ReportRequest>,
-) -> Created<ConversionView> {
-    created(report::report(&app, &by, &program, request.read()?).await?.into())
+) -> Result<Response, ApiError> {
+    let reason = match report::report(&app, &by, &program, request.read()?).await? {
+        Reported::Conversion(row) => {
+            return created(ConversionView::from(*row)).map(IntoResponse::into_response);
+        }
+        Reported::NoTouchpoint => "no_touchpoint",
+        Reported::OtherProgram => "other_program",
+    };
+    Ok(Json(Unattributed { data: None, reason }).into_response())
 }
 
 type OfProgram = Named<(ProgramId, ConversionId)>;

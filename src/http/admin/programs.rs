@@ -62,6 +62,7 @@ struct ProgramView {
     on_transfer_reversed: &'static str,
     #[schema(value_type = Applications)]
     applications: &'static str,
+    landing_url: Option<String>,
     created_at: Timestamp,
 }
 
@@ -82,6 +83,7 @@ impl From<ProgramDetails> for ProgramView {
             payout_schedule: program.payout_schedule.map(PayoutSchedule::as_str),
             on_transfer_reversed: program.on_transfer_reversed.as_str(),
             applications: program.applications.as_str(),
+            landing_url: program.landing_url,
             created_at: program.created_at,
         }
     }

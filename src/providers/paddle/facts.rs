@@ -23,7 +23,7 @@ use crate::{
     },
     providers::{
         MalformedEvent, Translation,
-        codes::{Codes, Metadata, external_link, subjects},
+        codes::{Codes, Metadata, MetadataKeys, external_link, subjects},
         payload::{self, Id, Lenient, MinorText},
     },
 };
@@ -45,7 +45,7 @@ struct Event<'a> {
     /// When it happened.
     at: Timestamp,
     data: &'a RawValue,
-    attribution_keys: &'a [String],
+    keys: MetadataKeys<'a>,
 }
 
 impl<'a> Event<'a> {
@@ -55,13 +55,13 @@ impl<'a> Event<'a> {
 
     fn codes_of(&self, custom_data: &Metadata) -> Codes {
         let mut codes = Codes::default();
-        codes.add_metadata(custom_data, self.attribution_keys);
+        codes.add_metadata(custom_data, self.keys);
         codes
     }
 }
 
 /// Translates one event.
-pub(super) fn translate(body: &[u8], attribution_keys: &[String]) -> Result<Translation, MalformedEvent> {
+pub(super) fn translate(body: &[u8], keys: MetadataKeys<'_>) -> Result<Translation, MalformedEvent> {
     let text = payload::text_of(body)?;
     let Kind { event_type } = payload::read(text, "")?;
     let translate = match event_type.0.as_str() {
@@ -75,7 +75,7 @@ pub(super) fn translate(body: &[u8], attribution_keys: &[String]) -> Result<Tran
     };
     let Envelope { occurred_at, data } = payload::read(text, "")?;
     let at = occurred_at.instant().ok_or_else(|| MalformedEvent::at("occurred_at"))?;
-    translate(&Event { at, data, attribution_keys })
+    translate(&Event { at, data, keys })
 }
 
 /// Who a transaction or subscription belongs to. Nothing here moves money.

@@ -5,7 +5,7 @@ mod webhook;
 
 use secrecy::SecretString;
 
-use super::{EventHead, Inbound, InvalidBody, MalformedEvent, SignatureError, Translation};
+use super::{EventHead, Inbound, InvalidBody, MalformedEvent, MetadataKeys, SignatureError, Translation};
 use crate::domain::time::Timestamp;
 
 /// The provider named `paddle`.
@@ -40,7 +40,7 @@ impl Inbound for Paddle {
         webhook::head(body)
     }
 
-    fn facts(&self, body: &[u8], attribution_keys: &[String]) -> Result<Translation, MalformedEvent> {
-        facts::translate(body, attribution_keys)
+    fn facts(&self, body: &[u8], keys: MetadataKeys<'_>) -> Result<Translation, MalformedEvent> {
+        facts::translate(body, keys)
     }
 }

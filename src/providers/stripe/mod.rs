@@ -7,7 +7,7 @@ mod webhook;
 
 use secrecy::SecretString;
 
-use super::{EventHead, Inbound, InvalidBody, MalformedEvent, SignatureError, Translation};
+use super::{EventHead, Inbound, InvalidBody, MalformedEvent, MetadataKeys, SignatureError, Translation};
 use crate::domain::time::Timestamp;
 
 /// The metadata key that carries our intent id, on what we send and in what comes back.
@@ -45,7 +45,7 @@ impl Inbound for Stripe {
         webhook::head(body)
     }
 
-    fn facts(&self, body: &[u8], attribution_keys: &[String]) -> Result<Translation, MalformedEvent> {
-        facts::translate(body, attribution_keys)
+    fn facts(&self, body: &[u8], keys: MetadataKeys<'_>) -> Result<Translation, MalformedEvent> {
+        facts::translate(body, keys)
     }
 }

@@ -9,7 +9,7 @@ use sqlx::FromRow;
 use crate::{
     domain::{
         ids::{EnrollmentId, OrganizationId, ProgramId, ProjectId},
-        program::{Code, Dated, Directory, Enrollment, Program, TermsVersion},
+        program::{Code, Dated, Directory, Enrollment, Program, TermsVersion, TouchRule, TouchRules},
         time::Timestamp,
     },
     store::{
@@ -72,6 +72,7 @@ pub async fn load_directory(
         enrollments.values().map(|enrollment| &enrollment.program_id).collect();
     let mut programs = load_programs(conn, &owners).await?;
     load_program_statuses(conn, &mut programs).await?;
+    load_touch_rules(conn, &mut programs).await?;
     load_terms(conn, &mut programs).await?;
     Ok(Directory { programs, enrollments, codes, multi_level: false })
 }
@@ -263,25 +264,56 @@ async fn load_programs(
     conn: &mut Conn,
     ids: &BTreeSet<&ProgramId>,
 ) -> Result<BTreeMap<ProgramId, Program>, StoreError> {
-    const SQL: &str = "SELECT program.id, program.organization_id
+    const SQL: &str = "SELECT program.id, program.organization_id, program.attribution_model,
+                              program.attribution_window_days
                        FROM json_each($1) AS wanted
                        JOIN program ON program.id = wanted.value->>'id'";
     if ids.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let rows: Vec<(String, String)> = conn.q(SQL).bind(id_list(ids.iter().copied())).all().await?;
+    let rows: Vec<(String, String, String, i64)> =
+        conn.q(SQL).bind(id_list(ids.iter().copied())).all().await?;
     rows.iter()
-        .map(|(id, organization_id)| {
+        .map(|(id, organization_id, model, window_days)| {
             let at = At { table: "program", id };
             let program = Program {
                 id: at.read("id", id)?,
                 organization_id: at.read("organization_id", organization_id)?,
                 statuses: Vec::new(),
                 terms: Vec::new(),
+                touch_rules: TouchRules { newest: touch_rule(at, model, *window_days)?, former: Vec::new() },
             };
             Ok((program.id.clone(), program))
         })
         .collect()
+}
+
+fn touch_rule(at: At<'_>, model: &str, window_days: i64) -> Result<TouchRule, StoreError> {
+    let window_days = u16::try_from(window_days).map_err(|_| at.corrupt("attribution_window_days"))?;
+    Ok(TouchRule { model: at.read("attribution_model", model)?, window_days })
+}
+
+async fn load_touch_rules(
+    conn: &mut Conn,
+    programs: &mut BTreeMap<ProgramId, Program>,
+) -> Result<(), StoreError> {
+    const SQL: &str = "SELECT rule.program_id, rule.until_us, rule.attribution_model,
+                              rule.attribution_window_days
+                       FROM json_each($1) AS wanted
+                       JOIN program_touch_rule AS rule ON rule.program_id = wanted.value->>'id'
+                       ORDER BY rule.program_id, rule.until_us";
+    if programs.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(String, i64, String, i64)> = conn.q(SQL).bind(id_list(programs.keys())).all().await?;
+    for (id, until_us, model, window_days) in rows {
+        let at = At { table: "program_touch_rule", id: &id };
+        let rule = touch_rule(at, &model, window_days)?;
+        if let Some(program) = programs.get_mut(&at.read::<ProgramId>("program_id", &id)?) {
+            program.touch_rules.former.push((Timestamp::from_micros(until_us), rule));
+        }
+    }
+    Ok(())
 }
 
 async fn load_program_statuses(

@@ -9,6 +9,8 @@ use sqlx::FromRow;
 
 pub use directory::{load_directory, load_program, lock_directory, share_directory};
 
+pub use crate::domain::program::AttributionModel;
+
 use super::{
     Conn, StoreError, Tx, expect_one,
     row::{AFTER_EVERY_ID, At},
@@ -17,7 +19,7 @@ use crate::domain::{
     ids::{OrganizationId, ProgramId},
     money::{BasisPoints, Currency},
     payout::{OnTransferReversed, PayoutSchedule},
-    program::{Dated, ProgramStatus, TermsVersion, words},
+    program::{Dated, ProgramStatus, TermsVersion, TouchRule, words},
     time::Timestamp,
 };
 
@@ -30,16 +32,6 @@ words! {
         Payment = "payment",
         /// The start of a right to use something.
         Entitlement = "entitlement",
-    }
-}
-
-words! {
-    /// Which of several touchpoints wins.
-    AttributionModel {
-        /// The earliest in the window.
-        FirstTouch = "first_touch",
-        /// The latest in the window.
-        LastTouch = "last_touch",
     }
 }
 
@@ -83,6 +75,8 @@ pub struct ProgramDetails {
     pub on_transfer_reversed: OnTransferReversed,
     /// Whether affiliates may apply.
     pub applications: Applications,
+    /// Where links through this server lead.
+    pub landing_url: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// The newest status.
@@ -104,12 +98,21 @@ struct Row {
     min_payout: String,
     on_transfer_reversed: String,
     applications: String,
+    landing_url: Option<String>,
     created_at_us: i64,
     status: String,
     status_at_us: i64,
     version: i64,
     terms: String,
     terms_at_us: i64,
+}
+
+impl ProgramDetails {
+    /// What it makes of touchpoints now.
+    #[must_use]
+    pub const fn touch_rule(&self) -> TouchRule {
+        TouchRule { model: self.attribution_model, window_days: self.attribution_window_days }
+    }
 }
 
 impl Row {
@@ -129,6 +132,7 @@ impl Row {
             min_payout: at.read("min_payout", &self.min_payout)?,
             on_transfer_reversed: at.read("on_transfer_reversed", &self.on_transfer_reversed)?,
             applications: at.read("applications", &self.applications)?,
+            landing_url: self.landing_url,
             created_at: Timestamp::from_micros(self.created_at_us),
             status: Dated {
                 at: Timestamp::from_micros(status_at),
@@ -150,8 +154,8 @@ impl Row {
 pub async fn insert(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreError> {
     const SQL: &str = "INSERT INTO program (id, organization_id, name, conversion_kind, attribution_model,
                            attribution_window_days, platform_fee_bps, payout_schedule, min_payout,
-                           on_transfer_reversed, applications, created_at_us)
-                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+                           on_transfer_reversed, applications, created_at_us, landing_url)
+                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
     tx.q(SQL)
         .bind(program.id.as_str())
         .bind(program.organization_id.as_str())
@@ -165,6 +169,7 @@ pub async fn insert(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
         .bind(program.on_transfer_reversed.as_str())
         .bind(program.applications.as_str())
         .bind(program.created_at.as_micros())
+        .bind(program.landing_url.as_deref())
         .exec()
         .await?;
     insert_status(tx, &program.id, &program.status).await?;
@@ -176,7 +181,7 @@ pub async fn update(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
     const SQL: &str = "UPDATE program
                        SET name = $2, conversion_kind = $3, attribution_model = $4,
                            attribution_window_days = $5, platform_fee_bps = $6, payout_schedule = $7,
-                           min_payout = $8, on_transfer_reversed = $9, applications = $10
+                           min_payout = $8, on_transfer_reversed = $9, applications = $10, landing_url = $11
                        WHERE id = $1";
     let affected = tx
         .q(SQL)
@@ -190,6 +195,7 @@ pub async fn update(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
         .bind(json(&program.min_payout))
         .bind(program.on_transfer_reversed.as_str())
         .bind(program.applications.as_str())
+        .bind(program.landing_url.as_deref())
         .exec()
         .await?;
     expect_one(affected)
@@ -199,6 +205,27 @@ pub async fn update(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
 pub async fn set_schedule_since(tx: &mut Tx, id: &ProgramId, since: Timestamp) -> Result<(), StoreError> {
     const SQL: &str = "UPDATE program SET payout_schedule_since_us = $2 WHERE id = $1";
     expect_one(tx.q(SQL).bind(id.as_str()).bind(since.as_micros()).exec().await?)
+}
+
+/// Keeps what the program made of touchpoints until now, before it changes.
+pub async fn retire_touch_rule(
+    tx: &mut Tx,
+    id: &ProgramId,
+    former: TouchRule,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    // Two changes at one instant: what held before the first is what held until then.
+    const SQL: &str = "INSERT INTO program_touch_rule
+            (program_id, until_us, attribution_model, attribution_window_days)
+        VALUES ($1, $2, $3, $4) ON CONFLICT (program_id, until_us) DO NOTHING";
+    tx.q(SQL)
+        .bind(id.as_str())
+        .bind(until.as_micros())
+        .bind(former.model.as_str())
+        .bind(i64::from(former.window_days))
+        .exec()
+        .await?;
+    Ok(())
 }
 
 /// Adds a status that holds from an instant at which no other begins.
@@ -245,7 +272,8 @@ pub async fn find(conn: &mut Conn, id: &ProgramId) -> Result<Option<ProgramDetai
     const SQL: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.applications, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.applications, program.landing_url, program.created_at_us, status.status,
+            status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =
@@ -266,7 +294,8 @@ pub async fn list(
     const ALL: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.applications, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.applications, program.landing_url, program.created_at_us, status.status,
+            status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =
@@ -278,7 +307,8 @@ pub async fn list(
     const OWNED: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.applications, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.applications, program.landing_url, program.created_at_us, status.status,
+            status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =

@@ -12,6 +12,7 @@ pub mod pg;
 pub mod program;
 pub mod proxy;
 pub mod shop;
+pub mod site;
 pub mod test_db;
 pub mod till;
 

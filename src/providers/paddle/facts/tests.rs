@@ -23,7 +23,7 @@ fn fixture(event_type: &str) -> Value {
 
 fn translate_value(event: &Value) -> Result<Translation, MalformedEvent> {
     let keys = ["referral_code", "via"].map(str::to_owned);
-    translate(event.to_string().as_bytes(), &keys)
+    translate(event.to_string().as_bytes(), MetadataKeys { codes: &keys, subjects: &[] })
 }
 
 fn facts_of(event: &Value) -> Vec<Fact> {

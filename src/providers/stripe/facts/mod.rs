@@ -27,7 +27,7 @@ use crate::{
     },
     providers::{
         MalformedEvent, Translation,
-        codes::{Codes, Metadata},
+        codes::{Codes, Metadata, MetadataKeys},
         payload::{self, Id, Reference, Seconds},
     },
 };
@@ -59,7 +59,7 @@ struct Event<'a> {
     /// The connected account it is about.
     account: Option<String>,
     object: &'a RawValue,
-    attribution_keys: &'a [String],
+    keys: MetadataKeys<'a>,
 }
 
 impl<'a> Event<'a> {
@@ -70,7 +70,7 @@ impl<'a> Event<'a> {
 
     fn codes_of(&self, metadata: &Metadata) -> Codes {
         let mut codes = Codes::default();
-        codes.add_metadata(metadata, self.attribution_keys);
+        codes.add_metadata(metadata, self.keys);
         codes
     }
 }
@@ -78,7 +78,7 @@ impl<'a> Event<'a> {
 type Translate = fn(&Event<'_>) -> Result<Translation, MalformedEvent>;
 
 /// Translates one event.
-pub(super) fn translate(body: &[u8], attribution_keys: &[String]) -> Result<Translation, MalformedEvent> {
+pub(super) fn translate(body: &[u8], keys: MetadataKeys<'_>) -> Result<Translation, MalformedEvent> {
     let text = payload::text_of(body)?;
     let kind: Kind = payload::read(text, "")?;
     if kind.object.is_some_and(|object| object.0 == THIN) {
@@ -89,7 +89,7 @@ pub(super) fn translate(body: &[u8], attribution_keys: &[String]) -> Result<Tran
     };
     let Envelope { created, account, data } = payload::read(text, "")?;
     let account = account.map(|account| account.0);
-    translate(&Event { at: created.0, account, object: data.object, attribution_keys })
+    translate(&Event { at: created.0, account, object: data.object, keys })
 }
 
 /// The event types that are handled. `invoice.paid` and `invoice.payment_succeeded` tell the same row and

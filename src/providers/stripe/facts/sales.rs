@@ -252,7 +252,7 @@ pub(super) fn invoice(event: &Event<'_>) -> Result<Translation, MalformedEvent> 
     facts.extend(external_link(&sale, &invoice.metadata));
 
     let mut codes = event.codes_of(&invoice.metadata);
-    codes.add_metadata(&details_metadata, event.attribution_keys);
+    codes.add_metadata(&details_metadata, event.keys);
     for discount in invoice.discounts.0.iter().flatten().chain(&invoice.discount.0) {
         add_discount_code(&mut codes, discount);
     }

@@ -31,7 +31,7 @@ pub(super) fn fixture(event_type: &str) -> Value {
 }
 
 pub(super) fn translate_value(event: &Value) -> Result<Translation, MalformedEvent> {
-    translate(event.to_string().as_bytes(), &keys())
+    translate(event.to_string().as_bytes(), MetadataKeys { codes: &keys(), subjects: &[] })
 }
 
 pub(super) fn facts_of(event: &Value) -> Vec<Fact> {
@@ -833,8 +833,11 @@ fn missing_and_repeated_fields_are_named() {
     }
     let twice =
         br#"{"type":"refund.created","created":1,"data":{"object":{"id":"re_1","amount":1,"amount":2}}}"#;
-    assert_eq!(translate(twice, &keys()).unwrap_err().path(), "data.object.amount");
+    assert_eq!(
+        translate(twice, MetadataKeys { codes: &keys(), subjects: &[] }).unwrap_err().path(),
+        "data.object.amount"
+    );
     for broken in [&b""[..], b"[]", b"{", b"\xff", b"\xef\xbb\xbf{}", b"{\"type\":\"x\"} {}"] {
-        assert!(translate(broken, &keys()).is_err());
+        assert!(translate(broken, MetadataKeys { codes: &keys(), subjects: &[] }).is_err());
     }
 }

@@ -1,0 +1,124 @@
+//! The API for websites and apps of owners: what a browser or a phone may say with a public key
+//! (`X-Api-Key: rk_client_…`), without a session. It says things and reads nothing.
+//!
+//! Any website may call it, so that a click is told from the page it leads to.
+
+mod touchpoints;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{FromRequestParts, Request},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    middleware::{self, Next},
+    response::Response,
+};
+
+use super::{
+    error::ApiError,
+    rate::{Allowance, Limiter},
+};
+use crate::app::{
+    App, Refusal,
+    keys::{AuthError, Principal, authenticate},
+};
+
+/// One key is a whole website or app.
+const OF_KEY: Allowance = Allowance { per_second: 200, burst: 400 };
+
+/// One visitor clicks, signs in, and that is it.
+const OF_VISITOR: Allowance = Allowance { per_second: 1, burst: 20 };
+
+/// Keys, or visitors, kept in mind for their limits.
+const CALLERS_MAX: usize = 100_000;
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Client {
+    app: App,
+    limits: Arc<Limits>,
+}
+
+struct Limits {
+    keys: Limiter<String>,
+    visitors: Limiter<(String, String)>,
+}
+
+/// The routes of the client API.
+pub fn routes(app: App) -> Router {
+    let limits =
+        Limits { keys: Limiter::new(OF_KEY, CALLERS_MAX), visitors: Limiter::new(OF_VISITOR, CALLERS_MAX) };
+    let client = Client { app, limits: Arc::new(limits) };
+    touchpoints::router().layer(middleware::from_fn(any_origin)).with_state(client)
+}
+
+impl Client {
+    /// Refuses a key, or a visitor of it, that says too much.
+    fn limit(&self, by: &Principal, visitors: [Option<&str>; 2]) -> Result<(), ApiError> {
+        let now = self.app.now();
+        let key = by.actor().to_owned();
+        let mut allowed = self.limits.keys.take(key.clone(), now);
+        for visitor in visitors.into_iter().flatten() {
+            // Longer than any id: refused later, and not kept in mind.
+            if visitor.len() <= 1_000 {
+                allowed =
+                    allowed.and_then(|()| self.limits.visitors.take((key.clone(), visitor.to_owned()), now));
+            }
+        }
+        allowed.map_err(|seconds| {
+            let message = "too many requests; come back later";
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
+        })
+    }
+}
+
+/// Who holds the key in `X-Api-Key`.
+struct KeyHolder(Principal);
+
+impl FromRequestParts<Client> for KeyHolder {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, client: &Client) -> Result<Self, ApiError> {
+        let refused = || {
+            let message = "send a valid client key as `X-Api-Key: rk_client_…`";
+            ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", message)
+        };
+        let key = api_key(&parts.headers).ok_or_else(refused)?;
+        let by = authenticate(&client.app, key).await.map_err(|error| match error {
+            AuthError::Unauthenticated => refused(),
+            AuthError::Store(error) => Refusal::Store(error).into(),
+        })?;
+        Ok(Self(by))
+    }
+}
+
+/// The one `X-Api-Key` header.
+fn api_key(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all("x-api-key").iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    value.to_str().ok().map(str::trim)
+}
+
+/// A browser asks whether it may ask; [`any_origin`] adds that it may.
+async fn preflight() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+/// Lets pages of every origin call. There is no cookie and no session that another page could misuse:
+/// the key is in the request, and it is public (Fetch standard, "CORS protocol").
+async fn any_origin(request: Request, next: Next) -> Response {
+    let is_preflight = request.method() == Method::OPTIONS;
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    if is_preflight {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
+        let allowed = HeaderValue::from_static("x-api-key, content-type");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    } else {
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
+    }
+    response
+}

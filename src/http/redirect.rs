@@ -1,0 +1,110 @@
+//! `GET /r/{code}` and `GET /r/{project_id}/{code}`: an affiliate's link, for people.
+//!
+//! The visitor keeps an anonymous id in a cookie of this server, and the landing page gets it with the
+//! code, so that the owner's website can name it when it sells.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{RawPathParams, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+use super::{
+    error::ApiError,
+    rate::{Allowance, Limiter},
+};
+use crate::{
+    app::{App, redirect},
+    telemetry::names,
+};
+
+/// The cookie with the visitor's anonymous id.
+const COOKIE: &str = "remit_anon";
+
+/// A year, seconds.
+const COOKIE_MAX_AGE_S: u32 = 31_536_000;
+
+/// Clicks of one code that are written down. More than a campaign brings; a script that asks for the same
+/// link over and over is forwarded and not counted.
+const OF_CODE: Allowance = Allowance { per_second: 50, burst: 500 };
+
+/// Codes kept in mind for their limit.
+const CODES_MAX: usize = 100_000;
+
+#[derive(Clone)]
+struct Links {
+    app: App,
+    limiter: Arc<Limiter<String>>,
+}
+
+/// The redirect routes.
+pub fn routes(app: App) -> Router {
+    let limiter = Arc::new(Limiter::new(OF_CODE, CODES_MAX));
+    Router::new()
+        .route("/r/{code}", get(follow))
+        .route("/r/{project_id}/{code}", get(follow))
+        .with_state(Links { app, limiter })
+}
+
+async fn follow(
+    State(links): State<Links>,
+    path: RawPathParams,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let named = |name| path.iter().find(|(key, _)| *key == name).map(|(_, value)| value);
+    let code = named("code").ok_or_else(ApiError::not_found)?;
+    let destination = redirect::resolve(&links.app, named("project_id"), code).await?;
+    let anonymous_id = redirect::anonymous_id(cookie(&headers));
+    let outcome = if !destination.counts() || method == Method::HEAD || is_prefetch(&headers) {
+        "not_counted"
+    } else if links.limiter.take(destination.code().to_owned(), links.app.now()).is_err() {
+        "limited"
+    } else if redirect::count(&links.app, &destination, &anonymous_id).await {
+        "counted"
+    } else {
+        "lost"
+    };
+    metrics::counter!(names::REDIRECTS, "outcome" => outcome).increment(1);
+
+    let secure = if destination.is_https() { "; Secure" } else { "" };
+    let set_cookie = format!(
+        "{COOKIE}={anonymous_id}; Max-Age={COOKIE_MAX_AGE_S}; Path=/r; HttpOnly; SameSite=Lax{secure}"
+    );
+    let mut response = StatusCode::FOUND.into_response();
+    let answer = response.headers_mut();
+    let location = HeaderValue::from_str(&destination.address(&anonymous_id));
+    answer.insert(header::LOCATION, location.map_err(|_| ApiError::internal())?);
+    if let Ok(value) = HeaderValue::from_str(&set_cookie) {
+        answer.insert(header::SET_COOKIE, value);
+    }
+    // Each click is one of its own, and whose it is stands in the address.
+    answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// The value of our cookie.
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    pairs
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find_map(|(name, value)| (name == COOKIE).then_some(value))
+}
+
+/// Whether a browser asks in advance, without anybody having clicked (`Sec-Purpose`, and the older
+/// `Purpose` and `X-Moz` of the same meaning).
+fn is_prefetch(headers: &HeaderMap) -> bool {
+    ["sec-purpose", "purpose", "x-moz"].into_iter().any(|name| {
+        headers.get_all(name).iter().any(|value| {
+            value.to_str().is_ok_and(|text| {
+                let text = text.to_ascii_lowercase();
+                text.contains("prefetch") || text.contains("preview") || text.contains("prerender")
+            })
+        })
+    })
+}
