@@ -256,7 +256,7 @@ fn winner<'a>(
     for touch in &hints.touches {
         let Some(program) = directory.program_earning(owner, &touch.enrollment_id, paid_at) else { continue };
         let rule = program.touch_rules.at(paid_at);
-        let opens_at = paid_at.plus_days(-i64::from(rule.window_days));
+        let opens_at = paid_at.plus_days(i64::from(rule.window_days).saturating_neg());
         let is_asked = reported_to.is_empty() || reported_to.contains(program.id.as_str());
         if !is_asked || touch.at < opens_at || touch.at > paid_at {
             continue;

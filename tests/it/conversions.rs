@@ -121,7 +121,7 @@ on_each_engine! {
             let program = site.open_program(json!({"conversion_kind": kind})).await;
             let code = format!("of_{kind}");
             site.enroll(&program, &code).await;
-            let path = format!("{}/{program}/conversions", PROGRAMS);
+            let path = format!("{PROGRAMS}/{program}/conversions");
             let tell = async |order: &str, fields: Value| {
                 let mut body = site.order(&format!("{kind}_{order}"), json!({"code": code}));
                 for (field, value) in fields.as_object().unwrap() {
@@ -251,7 +251,7 @@ on_each_engine! {
         let id = id_of(&site.report("order_1", json!({"code": "ann"})).await.1["data"]);
         let (_, stranger) = site.api.tenant("stranger").await;
         let second = site.open_program(json!({})).await;
-        let elsewhere = format!("{}/{second}/conversions/{id}", PROGRAMS);
+        let elsewhere = format!("{PROGRAMS}/{second}/conversions/{id}");
         let gone = (404, "NOT_FOUND".to_owned());
         for (key, path) in [
             (&stranger, site.path(&format!("conversions/{id}"))),

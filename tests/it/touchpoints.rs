@@ -17,6 +17,7 @@ use super::support::{
 
 const DAY_S: i64 = 86_400;
 
+#[expect(clippy::unnecessary_wraps, reason = "it stands beside what was found, if anything was")]
 fn by(code: &str, why: &str) -> Option<(String, String)> {
     Some((code.to_owned(), why.to_owned()))
 }

@@ -125,9 +125,7 @@ impl Site {
     pub fn order(&self, external_id: &str, fields: Value) -> Value {
         let mut body =
             json!({"project_id": self.project, "external_id": external_id, "gross_amount_cents": 9_900});
-        for (field, value) in fields.as_object().unwrap() {
-            body[field] = value.clone();
-        }
+        add(&mut body, fields);
         body
     }
 
@@ -192,6 +190,14 @@ impl Site {
     }
 }
 
+/// Sets fields of an object.
+fn add(object: &mut Value, fields: Value) {
+    let Value::Object(fields) = fields else { panic!("{fields}") };
+    for (field, value) in fields {
+        object[field] = value;
+    }
+}
+
 /// A key for the website of a project.
 pub async fn client_key(api: &Api, project: &str) -> String {
     let new = NewKey {
@@ -210,9 +216,7 @@ pub fn paid_at(intent: &str, at: Timestamp, fields: Value) -> Value {
         "id": intent, "object": "payment_intent", "amount": 10_000, "amount_received": 10_000,
         "currency": "usd", "status": "succeeded", "metadata": {}, "customer": null,
     });
-    for (field, value) in fields.as_object().unwrap() {
-        object[field] = value.clone();
-    }
+    add(&mut object, fields);
     json!({
         "id": format!("evt_{intent}"), "object": "event", "type": "payment_intent.succeeded",
         "created": at.as_secs(), "livemode": false, "data": {"object": object},
