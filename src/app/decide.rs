@@ -169,7 +169,7 @@ async fn decide_once(app: &App, request: &Request) -> Result<Decided, DecideErro
             sale.commissions.iter_mut().filter(|known| known.enrollment_id == request.enrollment_id);
         approved.for_each(|commission| commission.clear_flags(&decision.id, now));
     }
-    match fold::fold_and_record(&mut tx, &mut book, now, app.config.programs.merge_grace_s).await {
+    match fold::fold_and_record(app, &mut tx, &mut book, now).await {
         Ok(_) => {}
         Err(FoldAndRecordError::Store(error)) => return Err(error.into()),
         Err(FoldAndRecordError::Fold(error)) => return Err(error.into()),

@@ -7,7 +7,7 @@
 use super::{
     App, Refusal,
     keys::{Principal, Scope, random_text},
-    new_id,
+    new_id, notices,
     organizations::address,
     programs::{later, visible},
 };
@@ -93,6 +93,7 @@ pub async fn create(
         return Err(Refusal::conflict("ALREADY_ENROLLED", message));
     }
     enrollments::insert_status(&mut tx, &enrollment.id, &enrollment.status).await?;
+    notices::enrollment(app, &mut tx, &enrollment.id, &enrollment.status, now).await?;
     enrollment.code = give_code(&mut tx, &program.organization_id, &enrollment.id, new.code).await?;
     if status == EnrollmentStatus::Active {
         // The code is valid from the beginning of time, and sales may have told it before it was made.
@@ -205,6 +206,7 @@ pub async fn judge(
     let next = next_status(&enrollment.status, verdict.status(), now)?;
     if next != enrollment.status {
         enrollments::insert_status(&mut tx, id, &next).await?;
+        notices::enrollment(app, &mut tx, id, &next, now).await?;
         if next.value == EnrollmentStatus::Active && next.at < now {
             programs::lock_directory(&mut tx, &program.organization_id).await?;
             refold::request_enrollment(&mut tx, id, "affiliate_activated", now).await?;

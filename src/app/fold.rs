@@ -8,6 +8,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use super::{App, notices};
 use crate::{
     domain::{
         book::{Book, FoldError, Folded, SALE_FINDINGS, SubjectKey},
@@ -91,12 +92,13 @@ fn survivor_of(book: &Book, id: &SaleId) -> Option<SaleId> {
 
 /// Folds what changed in the book and writes the result. The caller commits.
 pub(super) async fn fold_and_record(
+    app: &App,
     tx: &mut Tx,
     book: &mut Book,
     now: Timestamp,
-    merge_grace_s: i64,
 ) -> Result<Vec<Folded>, FoldAndRecordError> {
     let directory = directory(tx, book).await?;
+    let merge_grace_s = app.config.programs.merge_grace_s;
     // A bug in the rules must cost one event, not the process.
     let folded = catch_unwind(AssertUnwindSafe(|| book.fold(&directory, now, merge_grace_s)))
         .unwrap_or(Err(FoldError::Crashed))?;
@@ -125,5 +127,6 @@ pub(super) async fn fold_and_record(
     findings::raise(tx, &new, now).await?;
     let sales: Vec<&str> = folded.iter().map(|folded| folded.sale_id.as_str()).collect();
     findings::resolve_others(tx, &sales, &SALE_FINDINGS, &new, now).await?;
+    notices::of_folded(app, tx, book, &folded, now).await?;
     Ok(folded)
 }

@@ -16,6 +16,7 @@ pub mod holds;
 pub mod instance;
 pub mod jobs;
 pub mod keys;
+pub mod notices;
 pub mod organizations;
 pub mod payouts;
 pub mod process;

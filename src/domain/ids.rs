@@ -204,6 +204,14 @@ text_id!(
     /// Something an operator should look at.
     FindingId, "find_"
 );
+text_id!(
+    /// Something that an affiliate is told of once.
+    NoticeId, "ntc_"
+);
+text_id!(
+    /// An e-mail to an affiliate.
+    MailId, "mail_"
+);
 
 #[cfg(test)]
 mod tests {

@@ -15,11 +15,13 @@ use crate::domain::{
     charge::ChargeState,
     ids::{
         ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, InstanceId, IntentId, InvalidId,
-        JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId,
+        JobId, KeyId, LotId, MailId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId,
+        SaleId,
     },
     intent::{IntentKind, IntentState, Verdict},
     job::JobState,
     money::Currency,
+    notice::{Change, Topic, Why},
     payout::{OnTransferReversed, PayoutSchedule, PayoutState, Skip},
     program::{EnrollmentStatus, ProgramStatus},
     terms::Terms,
@@ -56,9 +58,10 @@ macro_rules! from_text {
 }
 from_text! {
     ids: ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, InstanceId, IntentId, JobId, KeyId, LotId,
-        OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId;
-    words: AttributionModel, ChargeState, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
-        OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
+        MailId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId;
+    words: AttributionModel, Change, ChargeState, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
+        OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Topic, Verdict,
+        Why;
     json: MinPayout, Terms,
 }
 
