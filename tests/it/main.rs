@@ -11,6 +11,7 @@ mod doctor;
 mod job_queue;
 mod layering;
 mod ledger_rules;
+mod mail;
 mod netting;
 mod operators;
 mod paying;
