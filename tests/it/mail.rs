@@ -386,7 +386,7 @@ on_each_engine! {
         assert!(html.contains("Hello &#60;a href=&#34;http://evil&#34;&#62;Ada&#60;/a&#62; &#38; &#34;Co&#34;,"), "{html}");
     }
 
-    async fn mail_that_is_put_off_is_sent_later_under_the_same_message_id(db: TestDb) {
+    async fn mail_that_is_put_off_is_sent_later(db: TestDb) {
         let Some(post) = Post::open(&db, &json!({})).await else { return };
         post.earn("x").await;
         post.server.set(Mode::PutOff);
@@ -430,9 +430,8 @@ on_each_engine! {
         assert_eq!(left, [post.shop.enrollment("bob")]);
     }
 
-    async fn a_refused_recipient_keeps_the_session_for_the_next(db: TestDb) {
+    async fn an_address_that_cannot_be_written_to_does_not_stop_the_next(db: TestDb) {
         let Some(post) = Post::open(&db, &json!({})).await else { return };
-        // The first in line cannot be written to at all; the server hears of the second in the same session.
         change(&db.db, "UPDATE organization SET email = 'nobody@[not a host' WHERE name = 'ada'").await;
         post.shop.tell_and_process(&[sale("ada", "x", 10_000, "usd"), sale("bob", "y", 10_000, "usd")]).await;
         assert_eq!(post.send_after_an_hour().await, 2);
