@@ -6,6 +6,8 @@
 //! [`Config::from_process`] reads the file and the environment. Whether a database or a provider can be
 //! reached is not a question for this module.
 
+mod mail;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
@@ -17,6 +19,7 @@ use std::{
 };
 
 use base64::Engine as _;
+pub use mail::{Mail, Security};
 use secrecy::{SecretBox, SecretString};
 
 /// Where Stripe's API lives unless a test says otherwise.
@@ -93,6 +96,9 @@ pub const KEYS: &[Key] = &[
     key("programs.multi_level", "false"),
     key("programs.merge_grace_s", "900"),
     key("programs.public_signup", "true"),
+    Key { name: "mail.url", default: None, shown: Shown::Url },
+    Key { name: "mail.from", default: None, shown: Shown::Plain },
+    key("mail.timeout_s", "30"),
     key("log.format", "text"),
     key("log.filter", "info,sqlx=warn,sqlx::postgres::notice=warn,hyper=warn"),
 ];
@@ -324,6 +330,8 @@ pub struct Config {
     pub payments_enabled: bool,
     /// `[programs]`.
     pub programs: Programs,
+    /// `[mail]`; none: nobody is told anything by e-mail.
+    pub mail: Option<Mail>,
     /// `[log]`.
     pub log: Log,
     settings: Vec<Setting>,
@@ -919,6 +927,7 @@ impl<'a> Layers<'a> {
                 merge_grace_s: self.number("programs.merge_grace_s", 0..=30 * 86_400),
                 public_signup: self.switch("programs.public_signup"),
             },
+            mail: self.mail(),
             log: self.log(),
             settings: self.settings(),
         };
@@ -1000,7 +1009,7 @@ fn shown(text: &str, shown: Shown) -> String {
         Shown::Secret => "(set)".to_owned(),
         Shown::Url => match reqwest::Url::parse(text) {
             // Query parameters may carry a password too (`?password=`), so they are left out.
-            Ok(mut url) if url.scheme().starts_with("postgres") => {
+            Ok(mut url) if url.scheme().starts_with("postgres") || url.scheme().starts_with("smtp") => {
                 url.set_query(None);
                 if url.password().is_some() && url.set_password(Some("***")).is_err() {
                     return "(set)".to_owned();

@@ -179,7 +179,7 @@ async fn decide_once(app: &App, request: &Request, counters: &Counters) -> Resul
         let approved = sale.commissions.iter_mut();
         approved.for_each(|commission| commission.clear_flags(&decision.id, now));
     }
-    match fold::fold_and_record(&mut tx, &mut book, now, app.config.programs).await {
+    match fold::fold_and_record(app, &mut tx, &mut book, now).await {
         Ok(_) => {}
         Err(FoldAndRecordError::Store(error)) => return Err(error.into()),
         Err(FoldAndRecordError::Fold(error)) => return Err(error.into()),

@@ -8,8 +8,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use super::{App, notices};
 use crate::{
-    config::Programs,
     domain::{
         attribution::Basis,
         book::{Book, CounterKey, FoldError, Folded, SALE_FINDINGS, SubjectKey},
@@ -162,12 +162,13 @@ fn newly_referred<'a>(
 
 /// Folds what changed in the book and writes the result. The caller commits.
 pub(super) async fn fold_and_record(
+    app: &App,
     tx: &mut Tx,
     book: &mut Book,
     now: Timestamp,
-    settings: Programs,
 ) -> Result<Vec<Folded>, FoldAndRecordError> {
     surroundings::load(tx, book).await?;
+    let settings = app.config.programs;
     let mut directory = directory(tx, book).await?;
     directory.multi_level = settings.multi_level;
     let earning: BTreeSet<(SaleId, EnrollmentId)> = book
@@ -205,5 +206,6 @@ pub(super) async fn fold_and_record(
     findings::raise(tx, &new, now).await?;
     let sales: Vec<&str> = folded.iter().map(|folded| folded.sale_id.as_str()).collect();
     findings::resolve_others(tx, &sales, &SALE_FINDINGS, &new, now).await?;
+    notices::of_folded(app, tx, book, &folded, now).await?;
     Ok(folded)
 }

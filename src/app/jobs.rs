@@ -217,7 +217,7 @@ pub async fn resolve(app: &App, by: &Principal, id: &str, new: &Resolution) -> R
     };
     resolutions::insert(&mut tx, &resolution, now).await?;
     match object_id {
-        Some(object) => adopt(&mut tx, &mut scene, object, &resolution_id, now).await?,
+        Some(object) => adopt(app, &mut tx, &mut scene, object, &resolution_id, now).await?,
         None => release(&mut tx, &mut scene, &resolution_id, now).await?,
     }
     let said = json!({
@@ -312,6 +312,7 @@ async fn may_be_resolved(
 
 /// The provider did it: adopts the object that people found, unless what is known of it speaks against it.
 async fn adopt(
+    app: &App,
     tx: &mut Tx,
     scene: &mut Scene,
     object_id: &str,
@@ -337,7 +338,7 @@ async fn adopt(
     };
     let object = ObjectSeen { id: object_id.to_owned(), matches: true, status: None, reversed, created_at };
     let cause = Cause::Resolution(resolution.to_string());
-    payouts::succeed(tx, scene, &object, &cause, now).await.map_err(payouts::refused)?;
+    payouts::succeed(app, tx, scene, &object, &cause, now).await.map_err(payouts::refused)?;
     // A transfer made by hand in the place of a lost one was reported as nobody's; now it is somebody's.
     findings::resolve_others(tx, &[object_id], &["orphan_transfer"], &[], now).await?;
     Ok(())

@@ -20,6 +20,7 @@ pub mod idempotency;
 pub mod instance;
 pub mod jobs;
 pub mod keys;
+pub mod notices;
 pub mod organizations;
 pub mod payouts;
 pub mod preview;

@@ -16,7 +16,7 @@ use super::{
     audit::{self, Change},
     fold::{self, Counters, FoldAndRecordError},
     keys::{Principal, Scope},
-    new_id,
+    new_id, notices,
 };
 use crate::{
     domain::{
@@ -29,6 +29,7 @@ use crate::{
         job::{JobState, WAITING_RECHECK_S},
         ledger::{Cause, Entry, LedgerError, Lot},
         money::{self, MoneyError},
+        notice::Topic,
         payout::{self, InvalidTransition, OnTransferReversed, PayoutEvent},
         time::Timestamp,
     },
@@ -203,6 +204,7 @@ pub(super) async fn submitted(tx: &mut Tx, scene: &mut Scene) -> Result<(), Move
 /// The money moved: adopts the provider's object, settles the payout, ends the job whoever holds it.
 /// The sales must be locked.
 pub(super) async fn succeed(
+    app: &App,
     tx: &mut Tx,
     scene: &mut Scene,
     object: &ObjectSeen,
@@ -233,6 +235,7 @@ pub(super) async fn succeed(
             findings::resolve_others(tx, &[stored.payout.id.as_str()], &OPEN_DOUBTS, &[], now).await?;
             note_transfer(tx, &scene.stored, object, now).await?;
             post(tx, &entries, &[], cause, now).await?;
+            notices::payout(app, tx, &stored.payout, Topic::PayoutCompleted, now).await?;
         }
     }
     Ok(())
@@ -295,6 +298,7 @@ pub(super) fn own_scope(provider: &str, livemode: bool) -> book::Scope {
 /// The provider refused for now and has stored that under the key: closes the generation with that as its
 /// proof, opens the next, and lets the job wait. What is reserved stays reserved.
 pub(super) async fn wait(
+    app: &App,
     tx: &mut Tx,
     scene: &mut Scene,
     waiting: Waiting,
@@ -302,11 +306,12 @@ pub(super) async fn wait(
     now: Timestamp,
 ) -> Result<(), MoveError> {
     renew(tx, scene, proof, now).await?;
-    park_waiting(tx, scene, waiting, now).await
+    park_waiting(app, tx, scene, waiting, now).await
 }
 
 /// Lets the job wait under the key that it has: nothing was sent under it.
 pub(super) async fn park_waiting(
+    app: &App,
     tx: &mut Tx,
     scene: &mut Scene,
     waiting: Waiting,
@@ -316,6 +321,9 @@ pub(super) async fn park_waiting(
         Subject::Payout(stored) => {
             stored.payout.state = stored.payout.state.after(PayoutEvent::Waits(waiting))?;
             payouts::save(tx, stored, stored.payout.revision).await?;
+            if waiting == Waiting::Account {
+                notices::payout(app, tx, &stored.payout, Topic::PayoutWaiting, now).await?;
+            }
             if waiting == Waiting::Funds {
                 let finding = NewFinding {
                     kind: "payout_waits_for_funds".to_owned(),
@@ -617,7 +625,7 @@ async fn refold(
             sale.causes.insert(cause.clone());
         }
     }
-    fold::fold_and_record(tx, &mut book, now, app.config.programs).await?;
+    fold::fold_and_record(app, tx, &mut book, now).await?;
     Ok(())
 }
 
@@ -637,6 +645,7 @@ async fn post(
 /// Takes in what an event told of a charge: adopts the payment intent whose answer was lost, or moves the
 /// charge along. `scope` is where it was told.
 pub(super) async fn take_in_charge(
+    app: &App,
     tx: &mut Tx,
     scope: &book::Scope,
     seen: &ChargeSeen,
@@ -665,7 +674,7 @@ pub(super) async fn take_in_charge(
                 reversed: 0,
                 created_at: seen.told_at,
             };
-            succeed(tx, &mut scene, &object, &Cause::Event(event.to_owned()), now).await
+            succeed(app, tx, &mut scene, &object, &Cause::Event(event.to_owned()), now).await
         }
         IntentState::Succeeded if is_same => {
             let told = (seen.told_at, ChargeState::of_status(&seen.status));

@@ -372,7 +372,7 @@ async fn record(
             Book::objects_of(fact).into_iter().map(|object| (AliasKey::new(scope, object), &*event.id)),
         );
     }
-    fold::fold_and_record(tx, &mut book, now, app.config.programs).await?;
+    fold::fold_and_record(app, tx, &mut book, now).await?;
     let pairs = touched
         .into_iter()
         .filter_map(|(alias, event)| Some((book.find(&alias)?.clone(), event.to_owned())))
@@ -410,7 +410,7 @@ async fn pass_on_to_payouts(
                 continue;
             }
             Fact::ChargeSeen(seen) => {
-                payouts::take_in_charge(tx, scope, seen, &event.id, now).await?;
+                payouts::take_in_charge(app, tx, scope, seen, &event.id, now).await?;
                 continue;
             }
             Fact::SalePaid(_)

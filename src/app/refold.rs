@@ -103,7 +103,7 @@ async fn fold_claimed(
         // Merged after it was asked for: the facts that this is about have moved on.
         passed_on.extend(sale.merged_into.clone().map(|sale_id| Refold { sale_id, ..refold.clone() }));
     }
-    fold::fold_and_record(tx, &mut book, now, app.config.programs).await?;
+    fold::fold_and_record(app, tx, &mut book, now).await?;
     refold::delete(tx, claimed).await?;
     refold::request(tx, &passed_on).await?;
     Ok(())

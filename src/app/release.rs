@@ -95,7 +95,7 @@ async fn fold_due(
             sale.causes.insert(Cause::Time("due".to_owned()));
         }
     }
-    fold::fold_and_record(tx, &mut book, now, app.config.programs).await?;
+    fold::fold_and_record(app, tx, &mut book, now).await?;
     Ok(())
 }
 

@@ -188,7 +188,8 @@ pub async fn report(
     let mut tx = app.db.begin().await?;
     let inserted = inbox::insert_batch(&mut tx, std::slice::from_ref(&event)).await?;
     if inserted == [Inserted::New] {
-        let change = Change::new("conversion.reported", &event.id, Some(&program.organization_id)).after(&report);
+        let change =
+            Change::new("conversion.reported", &event.id, Some(&program.organization_id)).after(&report);
         audit::record(&mut tx, by, change, now).await?;
     }
     super::commit_change(tx).await?;

@@ -8,7 +8,14 @@
 
 use secrecy::SecretString;
 
-use super::{App, Refusal, keys, new_id, organizations::address, refusal};
+use super::{
+    App, Refusal,
+    audit::{self, Change},
+    keys::{self, Principal},
+    new_id,
+    organizations::address,
+    refusal,
+};
 use crate::{
     domain::ids::{AccountId, OrganizationId},
     store::{
@@ -43,7 +50,7 @@ pub struct SignedUp {
 ///
 /// # Errors
 /// [`Refusal::Closed`] with `SIGNUP_CLOSED`; [`Refusal::Invalid`].
-pub async fn sign_up(app: &App, new: NewAccount) -> Result<SignedUp, Refusal> {
+pub async fn sign_up(app: &App, by: &Principal, new: NewAccount) -> Result<SignedUp, Refusal> {
     if !app.config.programs.public_signup {
         let message = "nobody can sign up here; ask for a key".into();
         return Err(Refusal::Closed { code: "SIGNUP_CLOSED", message });
@@ -75,6 +82,8 @@ pub async fn sign_up(app: &App, new: NewAccount) -> Result<SignedUp, Refusal> {
     organizations::insert(&mut tx, &organization).await?;
     accounts::insert(&mut tx, &account).await?;
     let key = keys::first_of(&mut tx, &organization.id, now).await?;
-    tx.commit().await?;
+    let change = Change::new("account.signed_up", &account.id, Some(&organization.id)).after(&organization);
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
     Ok(SignedUp { account, organization, key: key.text })
 }

@@ -189,7 +189,7 @@ async fn meet(
     }
     match scene.stored.intent.state {
         IntentState::Open | IntentState::Unknown if object.matches => {
-            payouts::succeed(tx, &mut scene, &object, &cause, now).await?;
+            payouts::succeed(app, tx, &mut scene, &object, &cause, now).await?;
         }
         IntentState::Succeeded if is_known => {}
         IntentState::Succeeded | IntentState::Failed | IntentState::Canceled

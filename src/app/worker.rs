@@ -2,7 +2,8 @@
 //!
 //! The poll is the truth and hints only shorten it. A step runs in a task of its own, so a panic ends
 //! that step and not the stage, and a stop is obeyed between two steps, never inside one. What a step
-//! does is the business of [`super::process`], [`super::release`], [`super::refold`] and [`super::settle`].
+//! does is the business of [`super::process`], [`super::release`], [`super::refold`],
+//! [`super::settle`] and [`super::notices`].
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -10,15 +11,18 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::{App, dispatch::Dispatcher, idempotency, instance, process, refold, release, settle, transfers};
+use super::{
+    App, dispatch::Dispatcher, idempotency, instance, notices, process, refold, release, settle, transfers,
+};
 use crate::{
     clock::DisciplinedClock,
     domain::{intent::IntentKind, job::JobState},
+    mail::Mailer,
     store::{
         Db, StoreError, clock, doctor,
         findings::Severity,
         inbox::{self, InboxState},
-        jobs, refold as refold_queue,
+        jobs, mail, refold as refold_queue,
     },
     telemetry::names,
 };
@@ -48,6 +52,8 @@ impl Pace {
 
 /// How often the schedules are looked at. Periods are weeks and months; a few seconds are nobody's loss.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
+/// How often the mails are looked at. What is told at once may take a few seconds.
+const MAIL_EVERY: Duration = Duration::from_secs(5);
 /// How often gauges are computed. They cost a few grouped counts.
 const GAUGES_EVERY: Duration = Duration::from_secs(15);
 /// How often the database's age is raised.
@@ -82,6 +88,16 @@ pub async fn run_dispatch(dispatcher: Dispatcher, app: App, stop: CancellationTo
     run("dispatch", PACE, &app.wake.dispatch, &stop, || {
         let dispatcher = dispatcher.clone();
         async move { Ok(dispatcher.step().await? > 0) }
+    })
+    .await;
+}
+
+/// Tells affiliates what happened until `stop`.
+pub async fn run_mail(app: App, mailer: Arc<Mailer>, stop: CancellationToken) {
+    let pace = Pace { poll: MAIL_EVERY, ..PACE };
+    run("mail", pace, &Notify::new(), &stop, || {
+        let (app, mailer, stop) = (app.clone(), Arc::clone(&mailer), stop.clone());
+        async move { Ok(notices::send::step(&app, &mailer, &stop).await? > 0) }
     })
     .await;
 }
@@ -227,6 +243,11 @@ async fn refresh_gauges(app: &App) -> Result<(), StoreError> {
     for severity in Severity::ALL {
         let count = count_of(&open, severity.as_str());
         metrics::gauge!(names::FINDINGS, "severity" => severity.as_str()).set(as_gauge(count));
+    }
+    let counts = mail::count_by_state(&mut conn).await?;
+    for state in JobState::ALL.iter().filter(|state| **state != JobState::Unknown) {
+        let count = count_of(&counts, state.as_str());
+        metrics::gauge!(names::MAIL, "state" => state.as_str()).set(as_gauge(count));
     }
     metrics::gauge!(names::LEDGER_DRIFT).set(as_gauge(doctor::ledger_drift(&mut conn).await?));
     Ok(())

@@ -3,7 +3,7 @@
 //! `serve` and `demo` run the same node. A drain stops accepting, answers what is under way, commits
 //! what the receiver holds, lets each stage finish its step, and keeps health and metrics up until then.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -19,6 +19,7 @@ use crate::{
         serve::{Limits, serve},
         webhooks,
     },
+    mail::Mailer,
     shutdown::{Drained, Shutdown},
     telemetry,
     transport::Transport,
@@ -109,7 +110,11 @@ fn start_stages(app: &App, shutdown: &Shutdown) -> anyhow::Result<()> {
         let transport = Transport::new(&app.config.stripe)?;
         let stop = shutdown.draining().clone();
         let dispatcher = Dispatcher::new(app.clone(), transport, shutdown.tasks().clone(), stop.clone());
-        shutdown.spawn(worker::run_dispatch(dispatcher, app.clone(), stop));
+        shutdown.spawn(worker::run_dispatch(dispatcher, app.clone(), stop.clone()));
+        if let Some(mail) = &app.config.mail {
+            let mailer = Arc::new(Mailer::new(mail)?);
+            shutdown.spawn(worker::run_mail(app.clone(), mailer, stop));
+        }
     }
     Ok(())
 }

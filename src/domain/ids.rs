@@ -220,6 +220,14 @@ text_id!(
     /// A request that was sent with an Idempotency-Key.
     IdempotencyId, "idem_"
 );
+text_id!(
+    /// Something that an affiliate is told of once.
+    NoticeId, "ntc_"
+);
+text_id!(
+    /// An e-mail to an affiliate.
+    MailId, "mail_"
+);
 
 #[cfg(test)]
 mod tests {

@@ -16,6 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     admin::Data,
+    auth::origin,
     body::Body,
     error::ApiError,
     openapi::{
@@ -28,6 +29,7 @@ use super::{
 use crate::{
     app::{
         App,
+        keys::Principal,
         signup::{self, NewAccount, SignedUp},
     },
     domain::ids::{AccountId, OrganizationId},
@@ -137,7 +139,8 @@ async fn sign_up(
         let message = "too many signups; come back later";
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
     })?;
-    let signed_up = signup::sign_up(&public.app, NewAccount { email, name, organization_name }).await?;
+    let by = Principal::anonymous().within(origin());
+    let signed_up = signup::sign_up(&public.app, &by, NewAccount { email, name, organization_name }).await?;
     let view = SignupView::new(signed_up, &public.app.config.server.public_url);
     // The answer holds a key: nothing on the way may keep it.
     let no_store = [(header::CACHE_CONTROL, "no-store")];

@@ -28,6 +28,7 @@ pub mod job_views;
 pub mod jobs;
 pub mod keys;
 pub mod ledger;
+pub mod mail;
 pub mod organizations;
 pub mod payouts;
 pub mod programs;

@@ -17,12 +17,13 @@ use crate::domain::{
     charge::ChargeState,
     ids::{
         AuditId, ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IdempotencyId,
-        InstanceId, IntentId, InvalidId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId,
-        ResolutionId, RunId, SaleId, TouchpointId,
+        InstanceId, IntentId, InvalidId, JobId, KeyId, LotId, MailId, OrganizationId, PayoutId, ProgramId,
+        ProjectId, ResolutionId, RunId, SaleId, TouchpointId,
     },
     intent::{IntentKind, IntentState, Verdict},
     job::JobState,
     money::Currency,
+    notice::{Change, Topic, Why},
     payout::{OnTransferReversed, PayoutSchedule, PayoutState, Skip},
     program::{EnrollmentStatus, ProgramStatus},
     terms::{Position, Rate, Terms},
@@ -59,9 +60,9 @@ macro_rules! from_text {
 }
 from_text! {
     ids: AuditId, ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IdempotencyId, InstanceId,
-        IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId, TouchpointId;
-    words: Applications, AttributionModel, ChargeState, CodeKind, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
-        OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
+        IntentId, JobId, KeyId, LotId, MailId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId, TouchpointId;
+    words: Applications, AttributionModel, Change, ChargeState, CodeKind, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
+        OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Topic, Verdict, Why;
     json: MinPayout, Position, Rate, Terms, Value,
 }
 

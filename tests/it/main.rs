@@ -16,6 +16,7 @@ mod idempotency;
 mod job_queue;
 mod layering;
 mod ledger_rules;
+mod mail;
 mod netting;
 mod operators;
 mod orphans;

@@ -476,7 +476,7 @@ impl Dispatcher {
             tx.rollback().await?;
             return self.again(lease, None).await;
         }
-        payouts::park_waiting(&mut tx, &mut scene, Waiting::Account, now).await?;
+        payouts::park_waiting(&self.app, &mut tx, &mut scene, Waiting::Account, now).await?;
         failpoint::reach(Failpoint::AccountBeforeCommit);
         tx.commit().await?;
         failpoint::reach(Failpoint::AccountAfterCommit);
@@ -592,14 +592,14 @@ impl Dispatcher {
                 let Some(object) = &answer.object else {
                     return Err(MoveError::NoPurpose(lease.intent_id.clone()));
                 };
-                payouts::succeed(&mut tx, &mut scene, object, &cause, now).await?;
+                payouts::succeed(&self.app, &mut tx, &mut scene, object, &cause, now).await?;
             }
             Outcome::Again => {
                 self.part_for_later(&mut tx, lease, retry_after(reply)).await?;
             }
             Outcome::Wait(waiting) => {
                 let proof = format!("attempt {number}: {code}");
-                payouts::wait(&mut tx, &mut scene, waiting, &proof, now).await?;
+                payouts::wait(&self.app, &mut tx, &mut scene, waiting, &proof, now).await?;
             }
             Outcome::Failed => {
                 payouts::end(&self.app, &mut tx, &mut scene, Ending::Failed { reason: code }, &cause, now)
@@ -650,7 +650,7 @@ impl Dispatcher {
             Outcome::Succeeded => {
                 let cause = Cause::Call(format!("{}#{number}", lease.intent_id));
                 if let Some([object]) = found.as_deref() {
-                    payouts::succeed(&mut tx, &mut scene, object, &cause, now).await?;
+                    payouts::succeed(&self.app, &mut tx, &mut scene, object, &cause, now).await?;
                 }
                 Looked::Settled
             }

@@ -5,8 +5,14 @@
 //! were made for this affiliate, and sales paid before its end stay what they were. Only an owner
 //! chooses the text; an affiliate gets a random one, so nobody poses as somebody else.
 
+use serde_json::json;
+
 use super::{App, Principal, Refusal, Scope, locked, locked_own, random_text, visible};
 use crate::{
+    app::{
+        audit::{self, Change},
+        commit_change,
+    },
     domain::{
         ids::{EnrollmentId, OrganizationId, ProgramId},
         program::EnrollmentStatus,
@@ -106,7 +112,9 @@ pub async fn create(
         programs::lock_directory(&mut tx, &program.organization_id).await?;
         refold::request_enrollment(&mut tx, id, "code_created", now).await?;
     }
-    tx.commit().await?;
+    let change = Change::new("code.created", id, Some(&program.organization_id)).after(&code);
+    audit::record(&mut tx, by, change, now).await?;
+    commit_change(tx).await?;
     Ok(code)
 }
 
@@ -146,12 +154,15 @@ pub async fn retire(
     code: &str,
 ) -> Result<IssuedCode, Refusal> {
     by.require(Scope::Write)?;
+    let now = app.now();
     let mut tx = app.db.begin().await?;
-    visible(&mut tx, by, program_id).await?;
+    let program = visible(&mut tx, by, program_id).await?;
     locked(&mut tx, program_id, id).await?;
-    codes::mark_retired(&mut tx, id, code, app.now()).await?;
+    codes::mark_retired(&mut tx, id, code, now).await?;
     let code = codes::find(&mut tx, id, code).await?.ok_or(Refusal::NotFound)?;
-    tx.commit().await?;
+    let change = Change::new("code.retired", id, Some(&program.organization_id)).after(&code);
+    audit::record(&mut tx, by, change, now).await?;
+    commit_change(tx).await?;
     Ok(code)
 }
 
@@ -199,7 +210,10 @@ pub async fn rotate(
     }
     check_room(&mut tx, id).await?;
     let code = give(&mut tx, &program.organization_id, id, CodeKind::Referral, None, now).await?;
-    tx.commit().await?;
+    let told = json!({ "code": code, "retired_others": retire_others });
+    let change = Change::new("code.rotated", id, Some(&program.organization_id)).after(&told);
+    audit::record(&mut tx, by, change, now).await?;
+    commit_change(tx).await?;
     Ok(code)
 }
 

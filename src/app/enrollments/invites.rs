@@ -13,7 +13,11 @@ use super::{
     set_status, visible,
 };
 use crate::{
-    app::keys::SECRET_LENGTH,
+    app::{
+        audit::{self, Change},
+        commit_change,
+        keys::SECRET_LENGTH,
+    },
     domain::{
         ids::{EnrollmentId, OrganizationId, ProgramId},
         program::{EnrollmentStatus, ProgramStatus},
@@ -58,15 +62,18 @@ pub async fn renew_token(
     id: &EnrollmentId,
 ) -> Result<(EnrollmentDetails, SecretString), Refusal> {
     by.require(Scope::Write)?;
+    let now = app.now();
     let mut tx = app.db.begin().await?;
-    visible(&mut tx, by, program_id).await?;
+    let program = visible(&mut tx, by, program_id).await?;
     let enrollment = locked(&mut tx, program_id, id).await?;
     let message = "only an enrollment that was made for an address and waits for its owner has a token";
     let waits =
         tokens::is_waiting(&mut tx, id).await? && enrollment.status.value != EnrollmentStatus::Rejected;
-    let token = if waits { give_token(&mut tx, id, app.now()).await? } else { None };
+    let token = if waits { give_token(&mut tx, id, now).await? } else { None };
     let token = token.ok_or_else(|| Refusal::conflict("INVALID_STATE", message))?;
-    tx.commit().await?;
+    let change = Change::new("enrollment.token_renewed", id, Some(&program.organization_id));
+    audit::record(&mut tx, by, change, now).await?;
+    commit_change(tx).await?;
     Ok((enrollment, token))
 }
 
@@ -120,9 +127,11 @@ pub async fn accept(app: &App, by: &Principal, id: &EnrollmentId) -> Result<Enro
             return Err(Refusal::invalid_state("an enrollment", from.as_str(), "accepted"));
         }
     }
+    let change = Change::new("enrollment.accepted", id, Some(&program.organization_id)).before(&enrollment);
     let next = next_status(&enrollment.status, Active, now)?;
-    set_status(&mut tx, &program.organization_id, &mut enrollment, next, now).await?;
-    tx.commit().await?;
+    set_status(app, &mut tx, &program.organization_id, &mut enrollment, next, now).await?;
+    audit::record(&mut tx, by, change.after(&enrollment), now).await?;
+    commit_change(tx).await?;
     Ok(enrollment)
 }
 
@@ -144,9 +153,11 @@ pub async fn decline(app: &App, by: &Principal, id: &EnrollmentId) -> Result<Enr
             return Err(Refusal::invalid_state("an enrollment", from.as_str(), "declined"));
         }
     }
+    let change = Change::new("enrollment.declined", id, Some(&program.organization_id)).before(&enrollment);
     let next = next_status(&enrollment.status, Rejected, now)?;
-    set_status(&mut tx, &program.organization_id, &mut enrollment, next, now).await?;
-    tx.commit().await?;
+    set_status(app, &mut tx, &program.organization_id, &mut enrollment, next, now).await?;
+    audit::record(&mut tx, by, change.after(&enrollment), now).await?;
+    commit_change(tx).await?;
     Ok(enrollment)
 }
 
@@ -188,12 +199,15 @@ pub async fn accept_token(app: &App, by: &Principal, token: &str) -> Result<Enro
     }
     let program = programs::find(&mut tx, &opens.program_id).await?.ok_or(Refusal::NotFound)?;
     check_takes_members(&program)?;
+    let change = Change::new("enrollment.accepted", &enrollment.id, Some(&program.organization_id))
+        .before(&enrollment);
     take_over(&mut tx, &program, &mut enrollment, own, now).await?;
     if enrollment.status.value == EnrollmentStatus::Invited {
         let next = next_status(&enrollment.status, EnrollmentStatus::Active, now)?;
-        set_status(&mut tx, &program.organization_id, &mut enrollment, next, now).await?;
+        set_status(app, &mut tx, &program.organization_id, &mut enrollment, next, now).await?;
     }
-    tx.commit().await?;
+    audit::record(&mut tx, by, change.after(&enrollment), now).await?;
+    commit_change(tx).await?;
     Ok(enrollment)
 }
 
@@ -249,7 +263,10 @@ pub async fn apply(app: &App, by: &Principal, program_id: &ProgramId) -> Result<
         code: None,
         status: EnrollmentStatus::Pending,
     };
-    let enrollment = admit(&mut tx, &program, admission, now).await?;
-    tx.commit().await?;
+    let enrollment = admit(app, &mut tx, &program, admission, now).await?;
+    let owner = Some(&program.organization_id);
+    let change = Change::new("enrollment.applied", &enrollment.id, owner).after(&enrollment);
+    audit::record(&mut tx, by, change, now).await?;
+    commit_change(tx).await?;
     Ok(enrollment)
 }

@@ -18,7 +18,7 @@ use super::{
     App, Refusal,
     audit::{self, Change},
     keys::{Principal, Scope, hash_of, random_text},
-    new_id,
+    new_id, notices,
     organizations::address,
     programs::{later, visible},
 };
@@ -103,7 +103,7 @@ pub async fn create(
         code: new.code,
         status,
     };
-    let enrollment = admit(&mut tx, &program, admission, now).await?;
+    let enrollment = admit(app, &mut tx, &program, admission, now).await?;
     let token = if is_by_email { invites::give_token(&mut tx, &enrollment.id, now).await? } else { None };
     let owner = Some(&program.organization_id);
     let change = Change::new("enrollment.created", &enrollment.id, owner).after(&enrollment);
@@ -149,6 +149,7 @@ struct Admission {
 
 /// Makes the rows of an enrollment. The caller holds the program locked.
 async fn admit(
+    app: &App,
     tx: &mut Tx,
     program: &ProgramDetails,
     new: Admission,
@@ -172,6 +173,7 @@ async fn admit(
         return Err(Refusal::conflict("ALREADY_ENROLLED", message));
     }
     enrollments::insert_status(tx, &enrollment.id, &enrollment.status).await?;
+    notices::enrollment(app, tx, &enrollment.id, &enrollment.status, now).await?;
     if let Some(parent) = &enrollment.parent_enrollment_id {
         terms::place_new(tx, &program.id, &enrollment.id, parent).await?;
     }
@@ -327,7 +329,7 @@ pub async fn judge(
     let next = next_status(&enrollment.status, verdict.status(), now)?;
     if next != enrollment.status {
         let change = Change::new(verdict.action(), id, Some(&program.organization_id)).before(&enrollment);
-        set_status(&mut tx, &program.organization_id, &mut enrollment, next, now).await?;
+        set_status(app, &mut tx, &program.organization_id, &mut enrollment, next, now).await?;
         audit::record(&mut tx, by, change.after(&enrollment), now).await?;
         super::commit_change(tx).await?;
     }
@@ -336,6 +338,7 @@ pub async fn judge(
 
 /// Lets a status hold, and has sales of the past folded again where they begin to count.
 async fn set_status(
+    app: &App,
     tx: &mut Tx,
     owner: &OrganizationId,
     enrollment: &mut EnrollmentDetails,
@@ -343,6 +346,7 @@ async fn set_status(
     now: Timestamp,
 ) -> Result<(), Refusal> {
     enrollments::insert_status(tx, &enrollment.id, &next).await?;
+    notices::enrollment(app, tx, &enrollment.id, &next, now).await?;
     if next.value == EnrollmentStatus::Active && next.at < now {
         programs::lock_directory(tx, owner).await?;
         refold::request_enrollment(tx, &enrollment.id, "affiliate_activated", now).await?;

@@ -27,7 +27,7 @@ words! {
 }
 
 /// A code of an enrollment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct IssuedCode {
     /// Whom it names.
     pub enrollment_id: EnrollmentId,
