@@ -12,6 +12,7 @@ mod job_queue;
 mod layering;
 mod ledger_rules;
 mod netting;
+mod openapi;
 mod operators;
 mod paying;
 mod payouts_api;
