@@ -3,6 +3,7 @@
 
 mod admin_api;
 mod auditor;
+mod authz;
 mod books_api;
 mod conformance;
 mod directory;

@@ -160,7 +160,9 @@ impl Description {
         }
     }
 
-    fn assert_fits(&self, at: &str, document: &Value, mut schema: Value, value: &Value) {
+    /// Fails unless `value` is what `schema` of `document` says.
+    #[track_caller]
+    pub fn assert_fits(&self, at: &str, document: &Value, mut schema: Value, value: &Value) {
         let mut validators = self.validators.lock().unwrap_or_else(PoisonError::into_inner);
         let validator = validators.entry(at.to_owned()).or_insert_with(|| {
             schema["components"] = document["components"].clone();
