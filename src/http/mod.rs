@@ -33,8 +33,8 @@ use error::{ApiError, REQUEST_ID};
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Every route that is asked about `app`. The receiver has state of its own, see [`webhooks::routes`].
-pub fn api(app: App) -> OpenApiRouter {
-    admin::router().with_state(app)
+pub fn api(app: &App) -> OpenApiRouter {
+    admin::router().with_state(app.clone())
 }
 
 /// Puts around all `routes` what every request needs: an id, a span, the error envelope also for

@@ -33,6 +33,11 @@ use support::{
     shop::charge,
 };
 
+/// Fails where a document is no OpenAPI.
+const VALIDATE: &str = "\
+import json, sys, urllib.request, openapi_spec_validator
+openapi_spec_validator.validate(json.load(urllib.request.urlopen(sys.argv[1])))";
+
 /// The default endpoint's secret.
 const SIGNING_SECRET: &str = "whsec_schemathesis";
 
@@ -49,16 +54,14 @@ on_each_engine! {
             .serve()
             .await;
         let document = format!("{}/openapi.json", node.base);
-        let mut validate = Command::new(tools.join("bin/openapi-spec-validator"));
-        validate.arg(&document);
+        let mut validate = Command::new(tools.join("bin/python"));
+        validate.args(["-c", VALIDATE, &document]);
         finish(validate, "the description is not valid").await;
 
         let mut check = Command::new(tools.join("bin/schemathesis"));
         check
             .args(["--config-file", "schemathesis.toml", "run", &document])
-            .envs(objects)
-            .env("REMIT_SIGNING_SECRET", SIGNING_SECRET)
-            .env("SCHEMATHESIS_HOOKS", "hooks");
+            .envs(objects);
         finish(check, "the program is not as described").await;
         drop(node);
     }
@@ -101,7 +104,7 @@ async fn objects(bank: &Bank) -> Vec<(&'static str, String)> {
 
 /// Runs a command in this directory to its end, which must be a success.
 async fn finish(mut command: Command, otherwise: &str) {
-    command.current_dir(home()).env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONPATH", home());
+    command.current_dir(home()).env("PYTHONDONTWRITEBYTECODE", "1");
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert!(
         output.status.success(),

@@ -54,8 +54,9 @@ pub(super) fn idempotency_key() -> Value {
         "name": "Idempotency-Key",
         "in": "header",
         "required": false,
-        "description": "A text of the caller's own. The same request with the same key is carried out once.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        "description": "1 to 255 printable ASCII characters of the caller's own. The same request with the \
+            same key is carried out once.",
+        "schema": {"type": "string"},
     })
 }
 

@@ -43,13 +43,13 @@ pub struct Api {
 
 /// The routes of the public listener, held to their description. Without the receiver.
 pub async fn public(app: &App) -> Router {
-    checked(edge(openapi::described(http::api(app.clone())), &TaskTracker::new())).await
+    checked(edge(openapi::described(http::api(app)), &TaskTracker::new())).await
 }
 
 /// As [`public`], with the receiver, to be looked at and not called.
 pub fn with_receiver(app: &App) -> Router {
     let (receiver, _) = store_events::start_receiver(app, &TaskTracker::new());
-    openapi::described(http::api(app.clone()).merge(webhooks::routes(receiver, 1024)))
+    openapi::described(http::api(app).merge(webhooks::routes(receiver, 1024)))
 }
 
 /// The configuration of these variables.
