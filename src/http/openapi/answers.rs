@@ -1,6 +1,6 @@
 //! Refusals as the description names them, so that no route repeats their form.
 //!
-//! [`super::finish`] puts most of them where they belong. A route names the others by itself:
+//! [`super::described`] puts most of them where they belong. A route names the others by itself:
 //! `(status = 404, response = NotFound)`.
 
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@
 //! How to describe a new route: annotate the handler with `#[utoipa::path]`, its views and requests
 //! with `#[derive(ToSchema)]`, and mount it with `routes!`. It needs a key unless it says
 //! `security(())`; a route for operators alone says `security(("operatorKey" = []))`. A refusal that
-//! [`finish`] does not know of is named with one of [`answers`]. The integration tests hold every answer
+//! this module does not add is named with one of [`answers`]. The integration tests hold every answer
 //! they get against this document.
 
 pub mod answers;
