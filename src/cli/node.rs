@@ -74,7 +74,7 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
 
 /// Serves the public listener until the drain, then closes the receiver behind the last request.
 fn start_public(app: &App, listener: TcpListener, shutdown: &Shutdown) {
-    let mut routes = http::api(app.clone());
+    let mut routes = http::api(app);
     let mut committer = None;
     if app.config.has_role(Role::Receive) {
         let (receiver, started) = store_events::start_receiver(app, shutdown.tasks());

@@ -46,12 +46,12 @@ const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Every route of the API, with what stands around them all. The receiver has state of its own, see
 /// [`webhooks::routes`].
-pub fn api(app: App) -> OpenApiRouter {
+pub fn api(app: &App) -> OpenApiRouter {
     let public = public::routes(app.clone());
     let keyed = admin::router().merge(affiliate::router());
     let client = OpenApiRouter::from(client::routes(app.clone()));
     let links = OpenApiRouter::from(redirect::routes(app.clone()));
-    idempotency::around(keyed, &app).with_state(app).merge(public).merge(client).merge(links)
+    idempotency::around(keyed, app).with_state(app.clone()).merge(public).merge(client).merge(links)
 }
 
 /// Puts around all `routes` what every request needs: an id, a span, the error envelope also for

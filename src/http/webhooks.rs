@@ -44,7 +44,7 @@ struct Webhooks<S> {
 
 /// The descriptions of the two routes: `routes!` cannot mount handlers that are generic.
 #[derive(OpenApi)]
-#[openapi(paths(default_endpoint, named_endpoint))]
+#[openapi(paths(default_endpoint, named_endpoint), components(schemas(ProviderName, EndpointId)))]
 struct Description;
 
 /// The webhook routes. Bodies larger than `max_body_bytes` are refused.

@@ -1,6 +1,6 @@
 //! Refusals as the description names them, so that no route repeats their form.
 //!
-//! [`super::finish`] puts most of them where they belong. A route names the others by itself:
+//! [`super::described`] puts most of them where they belong. A route names the others by itself:
 //! `(status = 404, response = NotFound)`.
 
 use serde_json::{Value, json};
@@ -54,8 +54,9 @@ pub(super) fn idempotency_key() -> Value {
         "name": "Idempotency-Key",
         "in": "header",
         "required": false,
-        "description": "A text of the caller's own. The same request with the same key is carried out once.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        "description": "1 to 255 printable ASCII characters of the caller's own. The same request with the \
+            same key is carried out once.",
+        "schema": {"type": "string"},
     })
 }
 

@@ -8,7 +8,7 @@
 //! How to describe a new route: annotate the handler with `#[utoipa::path]`, its views and requests
 //! with `#[derive(ToSchema)]`, and mount it with `routes!`. It needs a key unless it says
 //! `security(())`; a route for operators alone says `security(("operatorKey" = []))`. A refusal that
-//! [`finish`] does not know of is named with one of [`answers`]. The integration tests hold every answer
+//! this module does not add is named with one of [`answers`]. The integration tests hold every answer
 //! they get against this document.
 
 pub mod answers;
@@ -97,7 +97,32 @@ fn finish(document: &mut Value) {
             finish_operation(path, method, operation);
         }
     }
+    refer_to_contents(document);
     require_every_field(document);
+}
+
+/// The macro repeats in `Data_Sale` what `Sale` says; the envelopes should refer to it.
+fn refer_to_contents(document: &mut Value) {
+    let Some(schemas) = document["components"]["schemas"].as_object_mut() else { return };
+    let names: BTreeSet<String> = schemas.keys().cloned().collect();
+    for (name, schema) in schemas {
+        let Some((_, content)) = name.split_once('_').filter(|(_, content)| names.contains(*content)) else {
+            continue;
+        };
+        let data = &mut schema["properties"]["data"];
+        let place = if data["type"] == "array" { &mut data["items"] } else { data };
+        *place = json!({"$ref": format!("#/components/schemas/{content}")});
+    }
+}
+
+/// A body that may be absent is described by the macro as one that may be `null`, which it may not.
+fn leave_out_null(operation: &mut Value) {
+    let body = &mut operation["requestBody"]["content"]["application/json"]["schema"];
+    let is_null = |choice: &Value| choice["type"] == "null";
+    let one = body["oneOf"].as_array().and_then(|choices| choices.iter().find(|choice| !is_null(choice)));
+    if let Some(one) = one.cloned() {
+        *body = one;
+    }
 }
 
 fn finish_operation(path: &str, method: &str, operation: &mut Value) {
@@ -111,6 +136,9 @@ fn finish_operation(path: &str, method: &str, operation: &mut Value) {
         parameters.push(json!({"$ref": "#/components/parameters/IdempotencyKey"}));
     }
     let has_body = operation.get("requestBody").is_some();
+    if has_body {
+        leave_out_null(operation);
+    }
     let has_parameters = operation.get("parameters").is_some();
     let mut statuses = vec!["500", "503"];
     if !is_public {

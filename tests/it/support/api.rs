@@ -12,11 +12,12 @@ use remit::{
     app::{
         App,
         keys::{self, KeyKind, NewKey, Principal},
+        store_events,
     },
     clock::ManualClock,
     config::Config,
     domain::{ids::OrganizationId, time::Timestamp},
-    http::{self, edge, openapi},
+    http::{self, edge, openapi, webhooks},
     store::Db,
 };
 use secrecy::ExposeSecret as _;
@@ -42,7 +43,13 @@ pub struct Api {
 
 /// The routes of the public listener, held to their description. Without the receiver.
 pub async fn public(app: &App) -> Router {
-    checked(edge(openapi::described(http::api(app.clone())), &TaskTracker::new())).await
+    checked(edge(openapi::described(http::api(app)), &TaskTracker::new())).await
+}
+
+/// As [`public`], with the receiver, to be looked at and not called.
+pub fn with_receiver(app: &App) -> Router {
+    let (receiver, _) = store_events::start_receiver(app, &TaskTracker::new());
+    openapi::described(http::api(app).merge(webhooks::routes(receiver, 1024)))
 }
 
 /// The configuration of these variables.

@@ -55,11 +55,12 @@ async fn check(State(description): State<Arc<Description>>, request: Request, ne
     Response::from_parts(answer, Body::from(body))
 }
 
-struct Exchange<'a> {
-    method: &'a Method,
-    path: &'a str,
-    query: &'a str,
-    sent: &'a Bytes,
+/// A request of which the answer is to be checked.
+pub struct Exchange<'a> {
+    pub method: &'a Method,
+    pub path: &'a str,
+    pub query: &'a str,
+    pub sent: &'a [u8],
 }
 
 impl Description {
@@ -99,7 +100,9 @@ impl Description {
         templates.filter(fits).min_by_key(|template| template.matches('{').count()).map(String::as_str)
     }
 
-    fn check(&self, exchange: &Exchange<'_>, status: StatusCode, kind: Option<&str>, answer: &[u8]) {
+    /// Fails when an answer is not as described.
+    #[track_caller]
+    pub fn check(&self, exchange: &Exchange<'_>, status: StatusCode, kind: Option<&str>, answer: &[u8]) {
         let Exchange { method, path, query, sent } = exchange;
         let Some(template) = self.template(path) else {
             assert_eq!(status, StatusCode::NOT_FOUND, "{method} {path} is not described");
@@ -145,7 +148,7 @@ impl Description {
         }
     }
 
-    fn check_request(&self, at: &str, operation: &Value, sent: &Bytes) {
+    fn check_request(&self, at: &str, operation: &Value, sent: &[u8]) {
         let described = &operation["requestBody"];
         if sent.is_empty() {
             assert!(described["required"] != true, "{at}: a body is not as needed as described");
@@ -157,7 +160,9 @@ impl Description {
         }
     }
 
-    fn assert_fits(&self, at: &str, document: &Value, mut schema: Value, value: &Value) {
+    /// Fails unless `value` is what `schema` of `document` says.
+    #[track_caller]
+    pub fn assert_fits(&self, at: &str, document: &Value, mut schema: Value, value: &Value) {
         let mut validators = self.validators.lock().unwrap_or_else(PoisonError::into_inner);
         let validator = validators.entry(at.to_owned()).or_insert_with(|| {
             schema["components"] = document["components"].clone();
