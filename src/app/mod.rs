@@ -2,6 +2,8 @@
 //! rows. This is the only module that sees both the store and the providers, and the only one that
 //! owns transactions. No network call is ever made inside one.
 
+pub mod affiliate;
+pub mod analytics;
 pub mod archive;
 pub mod charges;
 pub mod decide;
@@ -11,6 +13,7 @@ pub mod doctor;
 pub mod endpoints;
 pub mod enrollments;
 pub mod explain;
+pub mod exports;
 mod fold;
 pub mod holds;
 pub mod instance;

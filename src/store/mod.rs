@@ -5,6 +5,8 @@
 //! committed through a reference, so the one owner of a transaction is visible in `app`. Nothing here
 //! decides anything, asks for the time or knows a provider.
 
+pub mod affiliate_views;
+pub mod analytics;
 pub mod charges;
 pub mod clock;
 pub mod commissions;
