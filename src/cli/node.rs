@@ -16,7 +16,7 @@ use crate::{
     app::{App, dispatch::Dispatcher, instance, store_events, worker},
     config::Role,
     http::{
-        self, admin, ops,
+        self, admin, affiliate, ops,
         serve::{Limits, serve},
         webhooks,
     },
@@ -74,7 +74,7 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
 
 /// Serves the public listener until the drain, then closes the receiver behind the last request.
 fn start_public(app: &App, listener: TcpListener, shutdown: &Shutdown) {
-    let mut routes: Router = admin::router().with_state(app.clone());
+    let mut routes: Router = admin::router().merge(affiliate::router()).with_state(app.clone());
     let mut committer = None;
     if app.config.has_role(Role::Receive) {
         let (receiver, started) = store_events::start_receiver(app, shutdown.tasks());

@@ -1,15 +1,19 @@
 //! The HTTP edge: from bytes on a socket to a call of `app`, and back.
 //!
 //! Read [`serve`] for the accept loop and its limits, [`error`] for the one error envelope,
-//! [`webhooks`] for the receiver, [`admin`] for the API (with [`page`], [`body`] and [`path`] under it) and
-//! [`ops`] for health and metrics. No rule of the product lives here.
+//! [`webhooks`] for the receiver, [`admin`] and [`affiliate`] for the API (with [`page`], [`params`],
+//! [`body`], [`path`] and [`file`] under them) and [`ops`] for health and metrics. No rule of the product
+//! lives here.
 
 pub mod admin;
+pub mod affiliate;
 mod auth;
 pub mod body;
 pub mod error;
+pub mod file;
 pub mod ops;
 pub mod page;
+pub mod params;
 pub mod path;
 pub mod serve;
 pub mod webhooks;

@@ -2,12 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
 mod admin_api;
+mod affiliate_side;
+mod analytics;
 mod auditor;
 mod books_api;
 mod conformance;
 mod directory;
 mod dispatching;
 mod doctor;
+mod exports;
 mod job_queue;
 mod layering;
 mod ledger_rules;

@@ -249,14 +249,13 @@ impl Pages for StatementFile {
         }
         let mut conn = self.app.db.read().await?;
         let mut rows = Vec::new();
-        let standing = match self.standing {
-            Some(standing) => standing,
-            None => {
-                let opening = opening(&mut conn, &self.scope, &self.range).await?;
-                let from = self.range.window.from;
-                rows.push(FileRow::Opening(Some(from).filter(|from| *from != Window::ALWAYS.from), opening));
-                opening
-            }
+        let standing = if let Some(standing) = self.standing {
+            standing
+        } else {
+            let opening = opening(&mut conn, &self.scope, &self.range).await?;
+            let from = self.range.window.from;
+            rows.push(FileRow::Opening(Some(from).filter(|from| *from != Window::ALWAYS.from), opening));
+            opening
         };
         let after = self.after.as_ref();
         let lines = read(&mut conn, &self.scope, &self.range, after, standing, PAGE_LINES).await?;

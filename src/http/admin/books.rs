@@ -48,7 +48,7 @@ pub(super) fn router() -> Router<App> {
 }
 
 /// The state of a conversion in seed S0's words (`semantics.md`, "Views").
-fn status(state: CommissionState) -> &'static str {
+pub(in crate::http) fn status(state: CommissionState) -> &'static str {
     match state {
         CommissionState::AwaitingReview | CommissionState::Flagged => "pending",
         CommissionState::Held | CommissionState::Payable | CommissionState::InPayout => "approved",
@@ -58,8 +58,8 @@ fn status(state: CommissionState) -> &'static str {
     }
 }
 
-#[derive(Serialize)]
-struct ConversionView {
+#[derive(Default, Serialize)]
+pub(super) struct ConversionView {
     id: String,
     program_id: String,
     enrollment_id: String,
@@ -256,8 +256,8 @@ pub(super) fn refuse(code: &'static str, param: &'static str, message: &'static 
     ApiError::new(StatusCode::BAD_REQUEST, code, message).with_param(param)
 }
 
-#[derive(Serialize)]
-struct CommissionListed {
+#[derive(Default, Serialize)]
+pub(super) struct CommissionListed {
     id: String,
     conversion_id: String,
     sale_id: String,

@@ -1,9 +1,11 @@
 //! The admin API: one file per resource, each with its routes, its requests and its answers. Handlers
 //! read the request and show the result; what may be done, and by whom, is decided in `app`.
 
+mod analytics;
 mod books;
 mod endpoints;
 mod enrollments;
+mod exports;
 mod jobs;
 mod keys;
 mod operations;
@@ -14,6 +16,8 @@ mod projects;
 
 use axum::{Json, Router, http::StatusCode};
 use serde::Serialize;
+
+pub(super) use books::status;
 
 use super::error::ApiError;
 use crate::app::App;
@@ -31,6 +35,8 @@ pub fn router() -> Router<App> {
         .merge(payouts::router())
         .merge(operations::router())
         .merge(jobs::router())
+        .merge(analytics::router())
+        .merge(exports::router())
 }
 
 /// `{"data": {…}}`.

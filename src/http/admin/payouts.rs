@@ -124,8 +124,8 @@ async fn run(
     ok(settlement.into())
 }
 
-#[derive(Serialize)]
-struct PayoutView {
+#[derive(Default, Serialize)]
+pub(super) struct PayoutView {
     id: String,
     run_id: String,
     program_id: String,

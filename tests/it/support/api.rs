@@ -16,7 +16,7 @@ use remit::{
     clock::ManualClock,
     config::Config,
     domain::{ids::OrganizationId, time::Timestamp},
-    http::{admin, edge},
+    http::{admin, affiliate, edge},
     store::Db,
 };
 use secrecy::ExposeSecret as _;
@@ -59,7 +59,8 @@ impl Api {
     pub async fn with(db: &Db, env: &[(&str, &str)]) -> Self {
         let clock = ManualClock::new(NOW);
         let app = App::new(db.clone(), config(env), Arc::new(clock.clone()));
-        let router = edge(admin::router().with_state(app.clone()), &TaskTracker::new());
+        let router =
+            edge(admin::router().merge(affiliate::router()).with_state(app.clone()), &TaskTracker::new());
         let operator = key(&app, KeyKind::Operator, None).await;
         Self { app, clock, router, operator }
     }

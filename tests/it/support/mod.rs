@@ -5,6 +5,7 @@ pub mod api;
 pub mod auditor;
 pub mod bank;
 pub mod books;
+pub mod desk;
 pub mod event_store;
 pub mod node;
 pub mod pg;
