@@ -240,7 +240,7 @@ on_each_engine! {
         let (shop, desk) = open(&db, &json!({})).await;
         shop.tell_and_process(&[
             sale("ada", "1", 1_000, "usd"), sale("ada", "2", 1_000, "usd"), sale("bob", "3", 5_000, "usd"),
-            sale("bob", "4", 1, "eur"),
+            sale("bob", "4", 100, "eur"),
         ]).await;
         shop.tell_and_process(&[refund("3", "3", 4_500)]).await;
         clicks(&shop, "bob", DAY, 9).await;
