@@ -2,6 +2,8 @@
 //! rows. This is the only module that sees both the store and the providers, and the only one that
 //! owns transactions. No network call is ever made inside one.
 
+pub mod affiliate;
+pub mod analytics;
 pub mod archive;
 pub mod audit;
 pub mod bank_payouts;
@@ -14,6 +16,7 @@ pub mod endpoints;
 pub mod enrollments;
 pub mod events;
 pub mod explain;
+pub mod exports;
 mod fold;
 pub mod holds;
 pub mod idempotency;

@@ -26,3 +26,4 @@ pub mod terms;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod window;

@@ -2,7 +2,7 @@
 //!
 //! Read [`serve`] for the accept loop and its limits, [`error`] for the one error envelope,
 //! [`webhooks`] for the receiver, [`admin`] and [`affiliate`] for the two sides of the API (with [`page`],
-//! [`body`] and [`path`] under them), [`client`] for websites and apps, [`redirect`] for affiliates' links,
+//! [`params`], [`body`], [`path`] and [`file`] under them), [`client`] for websites and apps, [`redirect`] for affiliates' links,
 //! [`public`] for what needs no key (with [`throttle`] in front of it), [`openapi`] for their description
 //! and [`ops`] for health and metrics. No rule of the product lives here.
 
@@ -12,11 +12,13 @@ mod auth;
 pub mod body;
 pub mod client;
 pub mod error;
+pub mod file;
 mod idempotency;
 mod once;
 pub mod openapi;
 pub mod ops;
 pub mod page;
+pub mod params;
 pub mod path;
 pub mod public;
 mod rate;

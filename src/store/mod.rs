@@ -7,6 +7,8 @@
 
 pub mod account_checks;
 pub mod accounts;
+pub mod affiliate_views;
+pub mod analytics;
 pub mod audit;
 pub mod bank_payouts;
 pub mod charges;

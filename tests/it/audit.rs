@@ -11,15 +11,11 @@ use axum::{
     http::{Method, Request, header},
 };
 use http_body_util::BodyExt as _;
-use remit::{
-    app::{
-        events,
-        keys::{KeyKind, Principal},
-    },
-    http::{self, edge},
+use remit::app::{
+    events,
+    keys::{KeyKind, Principal},
 };
 use serde_json::{Value, json};
-use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::{
@@ -143,7 +139,7 @@ async fn listed(api: &Api, key: &str, filter: &str) -> Vec<Value> {
 async fn api_of(bank: &Bank) -> Api {
     let app = bank.shop.node.app.clone();
     Api {
-        router: edge(http::api(&app), &TaskTracker::new()),
+        router: crate::support::api::public(&app).await,
         clock: bank.shop.node.clock.clone(),
         operator: api::key(&app, KeyKind::Operator, None).await,
         app,

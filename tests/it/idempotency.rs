@@ -18,12 +18,10 @@ use remit::{
         random_u128,
     },
     domain::ids::OrganizationId,
-    http::edge,
     store::{DbOptions, StoreError},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::support::{
@@ -195,7 +193,7 @@ on_each_engine! {
             api.app.clock.clone(),
         );
         let other = Api {
-            router: edge(remit::http::api(&other), &TaskTracker::new()),
+            router: crate::support::api::public(&other).await,
             app: other,
             clock: api.clock.clone(),
             operator: api.operator.clone(),

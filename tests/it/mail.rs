@@ -219,7 +219,7 @@ on_each_engine! {
             reason: Some(ClawbackReason::Fraud),
             amount: Some(300),
             note: Some("a note for the owner alone".to_owned()),
-            actor: "key_test".to_owned(),
+            by: remit::app::keys::Principal::console(),
             idempotency_key: None,
         };
         remit::app::decide::decide(post.app(), &fraud).await.unwrap();

@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
 mod admin_api;
+mod affiliate_side;
+mod analytics;
 mod audit;
 mod auditor;
-mod bank_payouts;
 mod authz;
+mod bank_payouts;
 mod books_api;
 mod conformance;
 mod conversions;
@@ -13,6 +15,7 @@ mod directory;
 mod dispatching;
 mod doctor;
 mod enrollments;
+mod exports;
 mod idempotency;
 mod job_queue;
 mod layering;

@@ -202,19 +202,40 @@ pub async fn plan(
     loop {
         let batch = next_batch(app.db.engine(), &mut conn, &reach, after.as_ref()).await?;
         let known = know(app, &mut conn, &reach, &batch).await?;
-        let planned = plan::plan(&rules, known).map_err(SettleError::from)?;
-        settlement.payouts.extend(planned.drafts.into_iter().map(|draft| PaidLine {
-            id: None,
-            enrollment_id: draft.enrollment_id,
-            currency: draft.currency,
-            split: draft.split,
-        }));
-        settlement.skipped.extend(planned.skipped);
+        let chunk = planned(plan::plan(&rules, known).map_err(SettleError::from)?);
+        settlement.payouts.extend(chunk.payouts);
+        settlement.skipped.extend(chunk.skipped);
         if !batch.has_more {
             return Ok(settlement);
         }
         after = batch.last;
     }
+}
+
+/// What settling one enrollment of a program would come to now, in every currency.
+pub(super) async fn plan_one(
+    app: &App,
+    conn: &mut Conn,
+    program: &programs::ProgramDetails,
+    enrollment: &EnrollmentId,
+) -> Result<Settlement, SettleError> {
+    let reach =
+        Reach { program_id: &program.id, currency: None, as_of: app.now(), livemode: app.config.livemode };
+    let batch = Batch { with_lots: vec![enrollment.clone()], ..Batch::default() };
+    let known = know(app, conn, &reach, &batch).await?;
+    Ok(planned(plan::plan(&Rules::of(program), known)?))
+}
+
+/// A plan as it is answered.
+fn planned(plan: Plan) -> Settlement {
+    let paid = |draft: Draft| PaidLine {
+        id: None,
+        enrollment_id: draft.enrollment_id,
+        currency: draft.currency,
+        split: draft.split,
+    };
+    let payouts = plan.drafts.into_iter().map(paid).collect();
+    Settlement { run_id: None, payouts, skipped: plan.skipped }
 }
 
 fn as_of(asked: Option<Timestamp>, now: Timestamp) -> Result<Timestamp, Refusal> {

@@ -47,7 +47,6 @@ fn directory() -> Directory {
             program_id: ProgramId::parse(if name == "foreign" { "prog_2" } else { "prog_1" }).unwrap(),
             organization_id: OrganizationId::parse("org_affiliate").unwrap(),
             statuses: vec![Dated { at: Timestamp::EPOCH, value: status }],
-            sponsors: Vec::new(),
             emails: BTreeSet::new(),
             rates: Vec::new(),
             sponsors: Vec::new(),

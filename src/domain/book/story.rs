@@ -116,7 +116,6 @@ pub fn directory(terms: &[[Terms; 2]]) -> Directory {
             } else {
                 EnrollmentStatus::Active
             }),
-            sponsors: Vec::new(),
             emails: if number == 0 { BTreeSet::from(["ann@x.org".to_owned()]) } else { BTreeSet::new() },
             rates: Vec::new(),
             sponsors: Vec::new(),

@@ -29,7 +29,6 @@ fn directory() -> Directory {
         program_id: program.id.clone(),
         organization_id: OrganizationId::parse("org_affiliate").unwrap(),
         statuses: dated([(-100, EnrollmentStatus::Active)]),
-        sponsors: Vec::new(),
         emails: BTreeSet::new(),
         rates: Vec::new(),
         sponsors: Vec::new(),

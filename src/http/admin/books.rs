@@ -51,7 +51,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 }
 
 /// The state of a conversion in seed S0's words (`semantics.md`, "Views").
-fn status(state: CommissionState) -> &'static str {
+pub(in crate::http) fn status(state: CommissionState) -> &'static str {
     match state {
         CommissionState::AwaitingReview | CommissionState::Flagged => "pending",
         CommissionState::Held | CommissionState::Payable | CommissionState::InPayout => "approved",
@@ -61,9 +61,9 @@ fn status(state: CommissionState) -> &'static str {
     }
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Default, Serialize, ToSchema)]
 #[schema(as = Conversion)]
-struct ConversionView {
+pub(super) struct ConversionView {
     #[schema(value_type = ConversionId)]
     id: String,
     #[schema(value_type = ProgramId)]
@@ -398,9 +398,9 @@ pub(super) fn refuse(code: &'static str, param: &'static str, message: &'static 
     ApiError::new(StatusCode::BAD_REQUEST, code, message).with_param(param)
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Default, Serialize, ToSchema)]
 #[schema(as = Commission)]
-struct CommissionListed {
+pub(super) struct CommissionListed {
     #[schema(value_type = CommissionId)]
     id: String,
     #[schema(value_type = ConversionId)]

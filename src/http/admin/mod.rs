@@ -1,11 +1,13 @@
 //! The admin API: one file per resource, each with its routes, its requests and its answers. Handlers
 //! read the request and show the result; what may be done, and by whom, is decided in `app`.
 
+mod analytics;
 mod audit;
 mod books;
 pub(super) mod codes;
 mod endpoints;
 mod enrollments;
+mod exports;
 mod jobs;
 mod keys;
 mod operations;
@@ -18,6 +20,8 @@ use axum::{Json, http::StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
+
+pub(super) use books::status;
 
 use super::error::ApiError;
 use crate::app::App;
@@ -37,6 +41,8 @@ pub fn router() -> OpenApiRouter<App> {
         .merge(operations::router())
         .merge(jobs::router())
         .merge(audit::router())
+        .merge(OpenApiRouter::from(analytics::router()))
+        .merge(OpenApiRouter::from(exports::router()))
 }
 
 /// `{"data": {…}}`.

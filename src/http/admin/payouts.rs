@@ -145,9 +145,9 @@ async fn run(
     ok(settlement.into())
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Default, Serialize, ToSchema)]
 #[schema(as = Payout)]
-struct PayoutView {
+pub(super) struct PayoutView {
     #[schema(value_type = PayoutId)]
     id: String,
     #[schema(value_type = RunId)]
