@@ -6,10 +6,12 @@
 //! [`Config::from_process`] reads the file and the environment. Whether a database or a provider can be
 //! reached is not a question for this module.
 
+mod mail;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
@@ -17,6 +19,7 @@ use std::{
 };
 
 use base64::Engine as _;
+pub use mail::{Mail, Security};
 use secrecy::{SecretBox, SecretString};
 
 /// Where Stripe's API lives unless a test says otherwise.
@@ -59,6 +62,8 @@ pub const KEYS: &[Key] = &[
     key("database.max_connections", "16"),
     key("server.listen", "127.0.0.1:8080"),
     key("server.ops_listen", "127.0.0.1:9090"),
+    Key { name: "server.public_url", default: None, shown: Shown::Plain },
+    Key { name: "server.trusted_proxies", default: None, shown: Shown::Plain },
     key("server.roles", "receive,process,dispatch,schedule"),
     key("server.max_body_bytes", "1048576"),
     key("server.max_connections", "1024"),
@@ -90,6 +95,10 @@ pub const KEYS: &[Key] = &[
     key("payments.enabled", "false"),
     key("programs.multi_level", "false"),
     key("programs.merge_grace_s", "900"),
+    key("programs.public_signup", "true"),
+    Key { name: "mail.url", default: None, shown: Shown::Url },
+    Key { name: "mail.from", default: None, shown: Shown::Plain },
+    key("mail.timeout_s", "30"),
     key("log.format", "text"),
     key("log.filter", "info,sqlx=warn,sqlx::postgres::notice=warn,hyper=warn"),
 ];
@@ -136,6 +145,11 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Listener of health and metrics.
     pub ops_listen: SocketAddr,
+    /// Where the world finds the public listener, without a trailing slash; by default `http://` and
+    /// [`Self::listen`].
+    pub public_url: String,
+    /// Whose `X-Forwarded-For` is believed. Empty: nobody's.
+    pub trusted_proxies: Vec<Network>,
     /// What this node does; never empty.
     pub roles: BTreeSet<Role>,
     /// Largest request body.
@@ -215,6 +229,49 @@ pub struct Programs {
     pub multi_level: bool,
     /// Seconds after its event was received before anything becomes payable (`rulings.md` 5).
     pub merge_grace_s: i64,
+    /// Whether affiliates may sign up by themselves.
+    pub public_signup: bool,
+}
+
+/// A range of IP addresses: `10.0.0.0/8`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    /// Leading bits that an address shares with `address`: 0 to 32, or to 128.
+    prefix: u8,
+}
+
+impl Network {
+    /// Reads `address/prefix` or `address`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Some(bits), |prefix| prefix.parse().ok())?;
+        (prefix <= bits).then_some(Self { address, prefix })
+    }
+
+    /// Whether the address is in the range.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        // What stays of the difference behind the prefix does not matter; a shift by the whole width
+        // leaves nothing.
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let differ = own.to_bits() ^ other.to_bits();
+                differ.checked_shr(u32::from(32 - self.prefix)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let differ = own.to_bits() ^ other.to_bits();
+                differ.checked_shr(u32::from(128 - self.prefix)).unwrap_or(0) == 0
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
 }
 
 /// How log lines are written.
@@ -273,6 +330,8 @@ pub struct Config {
     pub payments_enabled: bool,
     /// `[programs]`.
     pub programs: Programs,
+    /// `[mail]`; none: nobody is told anything by e-mail.
+    pub mail: Option<Mail>,
     /// `[log]`.
     pub log: Log,
     settings: Vec<Setting>,
@@ -621,6 +680,43 @@ impl<'a> Layers<'a> {
             .unwrap_or_default()
     }
 
+    fn networks(&mut self, name: &'static str) -> Vec<Network> {
+        let mut networks = Vec::new();
+        for item in self.list(name) {
+            match Network::parse(&item) {
+                Some(network) => networks.push(network),
+                None => self.reject(
+                    name,
+                    format!("names `{item}`, which is neither an IP address nor a range of them"),
+                    "list some such as `10.0.0.7` or `10.0.0.0/8`, separated by commas, or unset it",
+                ),
+            }
+        }
+        networks
+    }
+
+    /// The address that is handed to strangers, so it must be one that they can use.
+    fn public_url(&mut self, listen: SocketAddr) -> String {
+        const NAME: &str = "server.public_url";
+        let Some(text) = self.text(NAME) else { return format!("http://{listen}") };
+        let text = text.trim_end_matches('/').to_owned();
+        let is_plain = reqwest::Url::parse(&text).is_ok_and(|url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.query().is_none()
+                && url.fragment().is_none()
+                && url.username().is_empty()
+                && url.password().is_none()
+        });
+        if !is_plain {
+            self.reject(
+                NAME,
+                "is not a plain http or https address",
+                "set it to an address such as `https://affiliates.example.com`, or unset it",
+            );
+        }
+        text
+    }
+
     fn roles(&mut self) -> BTreeSet<Role> {
         let mut roles = BTreeSet::new();
         for word in self.list("server.roles") {
@@ -775,6 +871,7 @@ impl<'a> Layers<'a> {
 
     fn into_config(mut self) -> Result<Config, ConfigError> {
         let livemode = self.switch("livemode");
+        let listen = self.address("server.listen");
         let config = Config {
             livemode,
             database: Database {
@@ -782,8 +879,10 @@ impl<'a> Layers<'a> {
                 max_connections: self.number("database.max_connections", 2..=10_000),
             },
             server: Server {
-                listen: self.address("server.listen"),
+                listen,
                 ops_listen: self.address("server.ops_listen"),
+                public_url: self.public_url(listen),
+                trusted_proxies: self.networks("server.trusted_proxies"),
                 roles: self.roles(),
                 max_body_bytes: self.number("server.max_body_bytes", 1_024..=16 * 1_048_576),
                 max_connections: self.number("server.max_connections", 1..=100_000),
@@ -826,7 +925,9 @@ impl<'a> Layers<'a> {
             programs: Programs {
                 multi_level: self.switch("programs.multi_level"),
                 merge_grace_s: self.number("programs.merge_grace_s", 0..=30 * 86_400),
+                public_signup: self.switch("programs.public_signup"),
             },
+            mail: self.mail(),
             log: self.log(),
             settings: self.settings(),
         };
@@ -908,7 +1009,7 @@ fn shown(text: &str, shown: Shown) -> String {
         Shown::Secret => "(set)".to_owned(),
         Shown::Url => match reqwest::Url::parse(text) {
             // Query parameters may carry a password too (`?password=`), so they are left out.
-            Ok(mut url) if url.scheme().starts_with("postgres") => {
+            Ok(mut url) if url.scheme().starts_with("postgres") || url.scheme().starts_with("smtp") => {
                 url.set_query(None);
                 if url.password().is_some() && url.set_password(Some("***")).is_err() {
                     return "(set)".to_owned();

@@ -2,12 +2,14 @@
 //!
 //! A kill from outside hits the moment between two statements only by luck. Set [`VARIABLE`] to the name
 //! of a [`Failpoint`], and the process aborts when it gets there: no destructor runs and nothing is
-//! flushed. `name:3` lets two passages go by and dies at the third. Builds without debug assertions, so
-//! every release build, never look at the variable and contain no trace of this.
+//! flushed. `name:3` lets two passages go by and dies at the third. `name:3:stop` stops the process there
+//! instead, as SIGSTOP from outside or a machine that is suspended would, until somebody continues it.
+//! Builds without debug assertions, so every release build, never look at the variable and contain no
+//! trace of this.
 //!
-//! Points stand around the commits of the stages that events and money pass through, and around the calls
-//! to providers. Nothing else belongs here: a point that returns an error or waits would be a second way to
-//! write a test double.
+//! Points stand before and after every commit of the stages and around the calls to providers;
+//! `tests/crash` finds a commit that has none and a point that nobody dies at. Nothing else belongs here: a
+//! point that returns an error or waits would be a second way to write a test double.
 
 use crate::domain::program::words;
 
@@ -34,6 +36,10 @@ words! {
         FailureBeforeCommit = "failure.before_commit",
         /// The failure of an event that stands alone is durable.
         FailureAfterCommit = "failure.after_commit",
+        /// Sales that no event is about are folded again and not committed.
+        RefoldBeforeCommit = "refold.before_commit",
+        /// Sales that no event is about are folded again.
+        RefoldAfterCommit = "refold.after_commit",
         /// Due commissions are released and not committed.
         ReleaseBeforeCommit = "release.before_commit",
         /// Released commissions are durable.
@@ -42,6 +48,18 @@ words! {
         DecideBeforeCommit = "decide.before_commit",
         /// A decision is durable; the person was not answered.
         DecideAfterCommit = "decide.after_commit",
+        /// What somebody asked the API to change is written and not committed.
+        ChangeBeforeCommit = "change.before_commit",
+        /// A change is durable; whoever asked for it was not answered.
+        ChangeAfterCommit = "change.after_commit",
+        /// That something cannot be done now is written, with its finding, and not committed.
+        PostponeBeforeCommit = "postpone.before_commit",
+        /// That something cannot be done now is durable, with its finding.
+        PostponeAfterCommit = "postpone.after_commit",
+        /// The database is about to be a beat older and that is not committed.
+        BeatBeforeCommit = "beat.before_commit",
+        /// The database is a beat older, and the witness beside it does not know.
+        BeatAfterCommit = "beat.after_commit",
         /// A settlement is about to begin and that is not committed.
         RunBeforeCommit = "run.before_commit",
         /// A settlement has begun; nothing is reserved.
@@ -70,6 +88,10 @@ words! {
         JudgeBeforeCommit = "judge.before_commit",
         /// What an answer means is durable.
         JudgeAfterCommit = "judge.after_commit",
+        /// An answer whose meaning cannot be booked is kept and that is not committed.
+        KeepBeforeCommit = "keep.before_commit",
+        /// An answer whose meaning cannot be booked is kept.
+        KeepAfterCommit = "keep.after_commit",
         /// A job is laid down without a judgement and that is not committed.
         PartBeforeCommit = "part.before_commit",
         /// A job is laid down without a judgement.
@@ -93,7 +115,27 @@ words! {
     }
 }
 
-/// Dies here if the environment says so.
+/// What happens to the process at the point.
+#[cfg(debug_assertions)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It dies.
+    Abort,
+    /// It stands still.
+    Stop,
+}
+
+/// A point as the environment names it.
+#[cfg(debug_assertions)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Armed {
+    point: Failpoint,
+    /// At which passage; the first is 1.
+    passage: u32,
+    fate: Fate,
+}
+
+/// Dies here, or stands still, if the environment says so.
 #[cfg(debug_assertions)]
 pub(crate) fn reach(point: Failpoint) {
     use std::sync::{
@@ -101,15 +143,30 @@ pub(crate) fn reach(point: Failpoint) {
         atomic::{AtomicU32, Ordering},
     };
 
-    static ARMED: OnceLock<Option<(Failpoint, u32)>> = OnceLock::new();
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
     static PASSAGES: AtomicU32 = AtomicU32::new(0);
     let armed = ARMED.get_or_init(|| armed_by(&std::env::var(VARIABLE).ok()?));
-    if let Some((fatal, passage)) = *armed
-        && fatal == point
-        && PASSAGES.fetch_add(1, Ordering::Relaxed) + 1 == passage
+    if let Some(armed) = *armed
+        && armed.point == point
+        && PASSAGES.fetch_add(1, Ordering::Relaxed) + 1 == armed.passage
     {
-        std::process::abort();
+        match armed.fate {
+            Fate::Abort => std::process::abort(),
+            Fate::Stop => stop(),
+        }
     }
+}
+
+/// Stops every thread of this process. Returns when the process was continued.
+#[cfg(debug_assertions)]
+fn stop() {
+    // A signal may reach another thread first, so this one waits for a child that sees the process stand
+    // still before it ends: it cannot go on in between.
+    const STOP: &str =
+        r#"kill -STOP "$0"; while :; do case $(ps -o state= -p "$0") in T*) exit;; esac; done"#;
+    let own = std::process::id().to_string();
+    let stopped = std::process::Command::new("sh").args(["-c", STOP, &own]).status();
+    assert!(stopped.is_ok_and(|status| status.success()), "a process can stop itself");
 }
 
 /// Release builds pass every point.
@@ -120,17 +177,33 @@ pub(crate) const fn reach(_: Failpoint) {}
 #[cfg(not(debug_assertions))]
 const _: () = reach(Failpoint::ReceiveBeforeCommit);
 
-/// The point and the passage that a text such as `process.after_commit:2` names, the first being 1.
+/// What a text such as `process.after_commit:2:stop` names.
 #[cfg(debug_assertions)]
-fn armed_by(text: &str) -> Option<(Failpoint, u32)> {
-    let (name, passage) = text.split_once(':').unwrap_or((text, "1"));
-    let armed = Failpoint::parse(name).zip(passage.parse().ok());
-    if armed.is_some() {
-        tracing::warn!("{VARIABLE} is set: this process will die on purpose at {text}");
-    } else {
-        tracing::error!("{VARIABLE} is set and names no failpoint");
+fn armed_by(text: &str) -> Option<Armed> {
+    let armed = parse(text);
+    match armed.map(|armed| armed.fate) {
+        Some(Fate::Abort) => {
+            tracing::warn!("{VARIABLE} is set: this process will die on purpose at {text}");
+        }
+        Some(Fate::Stop) => {
+            tracing::warn!("{VARIABLE} is set: this process will stop on purpose at {text}");
+        }
+        None => tracing::error!("{VARIABLE} is set and names no failpoint"),
     }
     armed
+}
+
+#[cfg(debug_assertions)]
+fn parse(text: &str) -> Option<Armed> {
+    let mut parts = text.split(':');
+    let point = Failpoint::parse(parts.next()?)?;
+    let passage = parts.next().map_or(Ok(1), str::parse).ok()?;
+    let fate = match parts.next() {
+        None => Fate::Abort,
+        Some("stop") => Fate::Stop,
+        Some(_) => return None,
+    };
+    parts.next().is_none().then_some(Armed { point, passage, fate })
 }
 
 #[cfg(all(test, debug_assertions))]
@@ -138,12 +211,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_point_is_named_with_or_without_the_passage_to_die_at() {
+    fn a_point_is_named_with_or_without_the_passage_and_what_happens_there() {
         let point = Failpoint::ProcessAfterCommit;
-        assert_eq!(armed_by("process.after_commit"), Some((point, 1)));
-        assert_eq!(armed_by("process.after_commit:3"), Some((point, 3)));
-        for unknown in ["", "process", "process.after_commit:", "process.after_commit:-1"] {
-            assert_eq!(armed_by(unknown), None, "{unknown}");
+        let armed = |passage, fate| Some(Armed { point, passage, fate });
+        assert_eq!(parse("process.after_commit"), armed(1, Fate::Abort));
+        assert_eq!(parse("process.after_commit:3"), armed(3, Fate::Abort));
+        assert_eq!(parse("process.after_commit:2:stop"), armed(2, Fate::Stop));
+        let wrong = ["", "process", "process.after_commit:", "process.after_commit:-1"];
+        let wrong_fates =
+            ["process.after_commit:stop", "process.after_commit:1:", "process.after_commit:1:stop:"];
+        for unknown in wrong.into_iter().chain(wrong_fates) {
+            assert_eq!(parse(unknown), None, "{unknown}");
         }
     }
 }

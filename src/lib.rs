@@ -7,6 +7,7 @@
 //! - [`providers`]: one folder per payment provider; pure translation of events into facts, of orders into
 //!   requests, and of answers into what they prove.
 //! - [`transport`]: the one door to the providers' APIs; sends bytes, understands none of them.
+//! - [`mail`]: letters to affiliates, and the session with the mail server that takes them.
 //! - [`app`]: the stages; owns every transaction.
 //! - [`http`]: webhooks, the API, health and metrics.
 //! - [`cli`]: the commands of the program.
@@ -19,6 +20,7 @@ pub mod config;
 pub mod domain;
 pub mod failpoint;
 pub mod http;
+pub mod mail;
 pub mod providers;
 pub mod sandbox;
 pub mod shutdown;

@@ -36,6 +36,8 @@ pub mod names {
     pub const OLDEST_DUE_JOB_SECONDS: &str = "remit_oldest_due_job_seconds";
     /// Histogram of one provider call, by `provider`, `op` and `outcome`.
     pub const PROVIDER_REQUEST_SECONDS: &str = "remit_provider_request_seconds";
+    /// Gauge of e-mails to affiliates by `state`.
+    pub const MAIL: &str = "remit_mail";
     /// Gauge of the ledger's imbalance in minor units, over all accounts: anything but 0 is an alarm.
     pub const LEDGER_DRIFT: &str = "remit_ledger_drift";
     /// Gauge of open findings by `severity`.
@@ -117,11 +119,12 @@ fn describe() {
     describe_gauge!(names::INBOX_LAG_SECONDS, Unit::Seconds, "Age of the oldest unprocessed event");
     describe_gauge!(names::REFOLD_LAG_SECONDS, Unit::Seconds, "Age of the oldest sale to be folded again");
     describe_histogram!(names::PROCESS_BATCH_EVENTS, Unit::Count, "Events in one processing batch");
-    describe_gauge!(names::JOBS, Unit::Count, "Outbound jobs by kind and state");
+    describe_gauge!(names::JOBS, Unit::Count, "Outbound jobs that are not over, by kind and state");
     describe_gauge!(names::OLDEST_DUE_JOB_SECONDS, Unit::Seconds, "How long the oldest due job has waited");
     describe_histogram!(names::PROVIDER_REQUEST_SECONDS, Unit::Seconds, "One call to a provider");
     describe_gauge!(names::LEDGER_DRIFT, Unit::Count, "Imbalance of the ledger in minor units, 0 when right");
     describe_gauge!(names::FINDINGS, Unit::Count, "Open findings by severity");
+    describe_gauge!(names::MAIL, Unit::Count, "E-mails to affiliates by state");
 }
 
 #[cfg(test)]

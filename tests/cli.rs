@@ -211,6 +211,7 @@ fn commands_that_read_create_no_database() {
         &["doctor"],
         &["keys", "list"],
         &["findings", "list"],
+        &["audit", "list"],
         &["replay", "."],
     ] {
         let ran = bench.run(arguments).ends_with(1);
@@ -520,6 +521,14 @@ fn a_key_is_shown_once_and_ends_when_it_is_revoked() {
     assert_eq!(listed.data()[0]["id"], id);
     assert!(!String::from_utf8(listed.out).unwrap().contains(key));
     assert!(bench.json(&["keys", "revoke", id], 0)["revoked_at"].is_string());
+
+    let told = bench.json(&["audit", "list", "--object", id], 0);
+    let told: Vec<_> = told.as_array().unwrap().iter().map(|row| (&row["action"], &row["actor"])).collect();
+    let console = json!("console");
+    assert_eq!(told, [(&json!("key.revoked"), &console), (&json!("key.created"), &console)]);
+    let narrow = ["audit", "list", "--object", id, "--action", "key.revoked", "--actor", "console"];
+    assert_eq!(bench.json(&narrow, 0).as_array().unwrap().len(), 1);
+    assert_eq!(bench.json(&["audit", "list", "--since", "2999-01-01T00:00:00Z"], 0), json!([]));
 
     let organization =
         ["keys", "create", "--kind", "organization", "--org", "org_default", "--scopes", "read"];

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, io, path::Path, time::Duration};
 
-use remit::config::{Config, ConfigError, KEYS, LogFormat, Role, Source};
+use remit::config::{Config, ConfigError, KEYS, LogFormat, Network, Role, Source};
 use secrecy::ExposeSecret;
 
 const MASTER_KEY_HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -47,6 +47,9 @@ fn nothing_configured_gives_the_documented_defaults() {
     assert_eq!(config.attribution_keys, ["referral_code", "affiliate_code", "via", "ref"]);
     assert!(!config.payouts_live && !config.payments_enabled && !config.programs.multi_level);
     assert_eq!(config.programs.merge_grace_s, 900);
+    assert!(config.programs.public_signup);
+    assert_eq!(config.server.public_url, "http://127.0.0.1:8080");
+    assert!(config.server.trusted_proxies.is_empty());
     assert_eq!(config.log.format, LogFormat::Text);
 }
 
@@ -299,4 +302,48 @@ fn the_file_named_by_a_flag_is_read_and_has_to_exist() {
     std::fs::write(&path, "[attribution]\nkeys = [\"from_the_file\"]\n").unwrap();
     let config = Config::from_process(Some(&path), []).unwrap();
     assert_eq!(config.attribution_keys, ["from_the_file"]);
+}
+
+#[test]
+fn a_range_of_addresses_holds_what_shares_its_leading_bits() {
+    for (network, address, expected) in [
+        ("10.0.0.0/8", "10.255.0.1", true),
+        ("10.0.0.0/8", "11.0.0.1", false),
+        ("192.0.2.7", "192.0.2.7", true),
+        ("192.0.2.7", "192.0.2.6", false),
+        ("192.0.2.7/31", "192.0.2.6", true),
+        ("0.0.0.0/0", "203.0.113.1", true),
+        ("0.0.0.0/0", "::1", false),
+        ("2001:db8::/32", "2001:db8:ffff::1", true),
+        ("2001:db8::/32", "2001:db9::1", false),
+        ("::/0", "2001:db9::1", true),
+    ] {
+        let network = Network::parse(network).unwrap();
+        assert_eq!(network.contains(address.parse().unwrap()), expected, "{network:?} {address}");
+    }
+    for text in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/", "10.0.0.0/-1", "proxy.example.com"] {
+        assert_eq!(Network::parse(text), None, "{text}");
+    }
+}
+
+#[test]
+fn a_public_address_is_one_that_strangers_can_use() {
+    for (text, expected) in [
+        ("https://pay.example.com", "https://pay.example.com"),
+        ("https://pay.example.com/", "https://pay.example.com"),
+        ("http://pay.example.com:8443/affiliates/", "http://pay.example.com:8443/affiliates"),
+    ] {
+        let config = load("", &[("REMIT_SERVER__PUBLIC_URL", text)]).unwrap();
+        assert_eq!(config.server.public_url, expected);
+    }
+    for text in
+        ["", "pay.example.com", "ftp://pay.example.com", "https://a:b@pay.example.com", "https://x.org?a=1"]
+    {
+        let message = refusal("", &[("REMIT_SERVER__PUBLIC_URL", text)]);
+        assert!(message.contains("is not a plain http or https address"), "{message}");
+    }
+    let message = refusal("", &[("REMIT_SERVER__TRUSTED_PROXIES", "10.0.0.0/8, proxy")]);
+    assert!(message.contains("names `proxy`"), "{message}");
+    let config = load("", &[("REMIT_SERVER__TRUSTED_PROXIES", "10.0.0.0/8, ::1")]).unwrap();
+    assert_eq!(config.server.trusted_proxies.len(), 2);
 }

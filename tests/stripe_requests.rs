@@ -18,7 +18,7 @@ use remit::{
         time::Timestamp,
     },
     providers::outbound::{
-        ApiRequest, ApiResponse, Method, Order, OrderKind, Outbound, Page, Reply, outbound,
+        ApiRequest, ApiResponse, Made, Method, Order, OrderKind, Outbound, Page, Reply, outbound,
     },
 };
 use serde_json::{Map, Value, json};
@@ -64,11 +64,12 @@ fn charge_order() -> Order {
 /// Every request that we make.
 fn requests() -> Vec<ApiRequest> {
     let since = Timestamp::from_secs(1_762_799_179);
+    let made = Made { since, until: Some(since.plus_secs(60)) };
     let mut requests = vec![stripe().account("acct_1IStbKQOsIOBQfn0")];
     for order in [transfer_order(), charge_order()] {
         requests.push(stripe().execute(&order));
-        requests.push(stripe().look_up(&order, since, None));
-        requests.push(stripe().look_up(&order, since, Some("xx_1")));
+        requests.push(stripe().look_up(&order, made, None));
+        requests.push(stripe().look_up(&order, made, Some("xx_1")));
     }
     requests
 }

@@ -106,7 +106,7 @@ pub async fn queue(app: &App, new: &NewCharge) -> Result<Queued, Refusal> {
         generation: payouts::generation(provider, &order),
     };
     jobs::insert(&mut tx, &[intent], now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     app.wake.dispatch.notify_one();
     Ok(Queued { charge_id, intent_id, already })
 }

@@ -3,15 +3,18 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::{Value, json};
+
 use super::{
     App, Refusal,
-    fold::{self, FoldAndRecordError},
+    audit::{self, Change},
+    fold::{self, Counters, FoldAndRecordError},
     keys::{Principal, Scope},
     new_id,
 };
 use crate::{
     domain::{
-        book::{FoldError, Sale, is_allowed},
+        book::{CounterKey, FoldError, Sale, is_allowed},
         commission::{ClawbackReason, Commission, CommissionState, Decision, DecisionKind},
         ids::{ConversionId, DecisionId, EnrollmentId, OrganizationId, ProgramId, SaleId},
         ledger::Cause,
@@ -42,8 +45,8 @@ pub struct Request {
     pub amount: Option<i64>,
     /// The person's own words.
     pub note: Option<String>,
-    /// The key that decides.
-    pub actor: String,
+    /// Who decides.
+    pub by: Principal,
     /// The caller's own key of this request: the same key takes the same decision once.
     pub idempotency_key: Option<String>,
 }
@@ -84,6 +87,9 @@ pub enum DecideError {
     /// The sale cannot be folded.
     #[error(transparent)]
     Fold(#[from] FoldError),
+    /// The sale's rule counts what has to be locked first; the caller does, and never sees this.
+    #[error("the sale is being counted; try again")]
+    Uncounted(BTreeSet<CounterKey>),
 }
 
 /// What a decision led to.
@@ -104,13 +110,15 @@ const CONFLICTS_MAX: u32 = 8;
 /// [`DecideError`]; nothing is half done.
 pub async fn decide(app: &App, request: &Request) -> Result<Decided, DecideError> {
     let mut conflicts = 0;
+    let mut counters = Counters::default();
     loop {
-        let error = match decide_once(app, request).await {
+        let error = match decide_once(app, request, &counters).await {
             Ok(decided) => return Ok(decided),
+            Err(DecideError::Uncounted(keys)) if counters.extend(&keys) => continue,
             Err(error) => error,
         };
         let is_conflict = match &error {
-            DecideError::Merging => true,
+            DecideError::Merging | DecideError::Uncounted(_) => true,
             // A taken key is the same request sent twice at once: the second try finds the decision.
             DecideError::Store(error) => error.is_retryable() || error.is_unique_violation(),
             DecideError::NoSale
@@ -129,11 +137,12 @@ pub async fn decide(app: &App, request: &Request) -> Result<Decided, DecideError
     }
 }
 
-async fn decide_once(app: &App, request: &Request) -> Result<Decided, DecideError> {
+async fn decide_once(app: &App, request: &Request, counters: &Counters) -> Result<Decided, DecideError> {
     let now = app.now();
     let mut tx = app.db.begin().await?;
+    counters.lock(&mut tx).await?;
     let sale_id = views::find_survivor(&mut tx, &request.sale_id).await?.ok_or(DecideError::NoSale)?;
-    let mut book = fold::load(&mut tx, &BTreeSet::from([sale_id.clone()])).await?;
+    let mut book = fold::load(&mut tx, &BTreeSet::from([sale_id.clone()]), counters).await?;
     let sale = book.touch(&sale_id).ok_or(DecideError::NoSale)?;
     if sale.merged_into.is_some() {
         // It was merged between the look and the lock. Locking the next one now would be out of order.
@@ -147,6 +156,7 @@ async fn decide_once(app: &App, request: &Request) -> Result<Decided, DecideErro
         return Ok(standing);
     }
     check(request, sale)?;
+    let (owner, was) = (sale.owner.clone(), commission_of(request, sale).map(told));
     let decision = Decision {
         id,
         enrollment_id: request.enrollment_id.clone(),
@@ -159,22 +169,26 @@ async fn decide_once(app: &App, request: &Request) -> Result<Decided, DecideErro
         decision: decision.clone(),
         sale_id: sale_id.clone(),
         note: request.note.clone(),
-        actor: request.actor.clone(),
+        actor: request.by.actor().to_owned(),
     };
     commissions::insert_decision(&mut tx, &new).await?;
     sale.decisions.push(decision.clone());
     sale.causes.insert(Cause::Decision(decision.id.to_string()));
     if request.kind == DecisionKind::Approve {
-        let approved =
-            sale.commissions.iter_mut().filter(|known| known.enrollment_id == request.enrollment_id);
+        // Those of the sponsors too: the conversion is approved as a whole.
+        let approved = sale.commissions.iter_mut();
         approved.for_each(|commission| commission.clear_flags(&decision.id, now));
     }
-    match fold::fold_and_record(&mut tx, &mut book, now, app.config.programs.merge_grace_s).await {
+    match fold::fold_and_record(app, &mut tx, &mut book, now).await {
         Ok(_) => {}
         Err(FoldAndRecordError::Store(error)) => return Err(error.into()),
         Err(FoldAndRecordError::Fold(error)) => return Err(error.into()),
+        Err(FoldAndRecordError::Uncounted(keys)) => return Err(DecideError::Uncounted(keys)),
     }
     let commission = book.sale(&sale_id).and_then(|sale| commission_of(request, sale)).cloned();
+    let change = change(request, &sale_id, commission.as_ref(), &decision);
+    let change = Change { organization_id: Some(owner), before: was, ..change };
+    audit::record(&mut tx, &request.by, change, now).await?;
     failpoint::reach(Failpoint::DecideBeforeCommit);
     tx.commit().await?;
     failpoint::reach(Failpoint::DecideAfterCommit);
@@ -186,14 +200,44 @@ async fn decide_once(app: &App, request: &Request) -> Result<Decided, DecideErro
 fn decision_id(request: &Request, now: Timestamp) -> DecisionId {
     match &request.idempotency_key {
         None => new_id!(DecisionId, now),
-        Some(key) => {
-            DecisionId::derived(&[&request.actor, key, request.kind.as_str(), request.enrollment_id.as_str()])
-        }
+        Some(key) => DecisionId::derived(&[
+            request.by.actor(),
+            key,
+            request.kind.as_str(),
+            request.enrollment_id.as_str(),
+        ]),
     }
 }
 
+/// A commission as the audit log tells of it.
+fn told(commission: &Commission) -> Value {
+    json!({
+        "commission_id": commission.id, "state": commission.state.as_str(), "currency": commission.currency,
+        "amount_cents": commission.amount, "earned_cents": commission.earned,
+        "clawed_cents": commission.clawed,
+    })
+}
+
+/// What the decision changed. An attribution is about a sale, every other decision about a conversion.
+fn change(request: &Request, sale: &SaleId, commission: Option<&Commission>, decision: &Decision) -> Change {
+    let (action, is_about_sale) = match request.kind {
+        DecisionKind::Attribute => ("sale.attributed", true),
+        DecisionKind::Approve => ("conversion.approved", false),
+        DecisionKind::Reject => ("conversion.rejected", false),
+        DecisionKind::Clawback | DecisionKind::TransferClawback => ("conversion.clawed_back", false),
+        DecisionKind::HoldPeriod => ("conversion.hold_changed", false),
+    };
+    let conversion = commission.filter(|_| !is_about_sale).map(|known| known.conversion_id.as_str());
+    let after = json!({
+        "decision_id": decision.id, "enrollment_id": decision.enrollment_id, "note": request.note,
+        "reason": decision.reason.map(ClawbackReason::as_str), "amount_cents": decision.amount,
+        "commission": commission.map(told),
+    });
+    Change::new(action, conversion.unwrap_or(sale.as_str()), None).after(&after)
+}
+
 fn commission_of<'s>(request: &Request, sale: &'s Sale) -> Option<&'s Commission> {
-    sale.commissions.iter().find(|known| known.enrollment_id == request.enrollment_id)
+    sale.commissions.iter().find(|known| known.level == 0 && known.enrollment_id == request.enrollment_id)
 }
 
 /// The answer to a key that has taken a decision before: the same decision, if it is the same request.
@@ -222,7 +266,10 @@ fn standing(request: &Request, sale: &Sale) -> Option<Decided> {
         DecisionKind::Approve | DecisionKind::Reject => {
             commission.is_some_and(|known| !is_allowed(request.kind, known.state))
         }
-        DecisionKind::Attribute | DecisionKind::Clawback | DecisionKind::TransferClawback => false,
+        DecisionKind::Attribute
+        | DecisionKind::Clawback
+        | DecisionKind::TransferClawback
+        | DecisionKind::HoldPeriod => false,
     };
     let is_it =
         |known: &&Decision| known.kind == request.kind && known.enrollment_id == request.enrollment_id;
@@ -234,17 +281,16 @@ fn standing(request: &Request, sale: &Sale) -> Option<Decided> {
 fn check(request: &Request, sale: &Sale) -> Result<(), DecideError> {
     let commissions = &sale.commissions;
     if request.kind == DecisionKind::Attribute {
-        let elsewhere = |known: &&Commission| known.claimed && known.enrollment_id != request.enrollment_id;
+        let elsewhere = |known: &&Commission| {
+            known.level == 0 && known.claimed && known.enrollment_id != request.enrollment_id
+        };
         return if commissions.iter().any(|known| elsewhere(&known)) {
             Err(DecideError::Frozen)
         } else {
             Ok(())
         };
     }
-    let commission = commissions
-        .iter()
-        .find(|known| known.enrollment_id == request.enrollment_id)
-        .ok_or(DecideError::NoCommission)?;
+    let commission = commission_of(request, sale).ok_or(DecideError::NoCommission)?;
     // What a person approved is not turned down afterwards; that would be a clawback, with its reason.
     let was_reviewed = sale
         .decisions
@@ -254,6 +300,9 @@ fn check(request: &Request, sale: &Sale) -> Result<(), DecideError> {
         request.kind == DecisionKind::Reject && commission.state == CommissionState::Held && was_reviewed;
     if is_too_late || !is_allowed(request.kind, commission.state) {
         return Err(DecideError::NotAllowed { state: commission.state });
+    }
+    if request.kind == DecisionKind::HoldPeriod {
+        return Ok(());
     }
     // Of the commission and not of what is accrued: under review nothing is accrued yet, and a part may
     // be taken all the same.
@@ -276,6 +325,7 @@ impl From<DecideError> for Refusal {
             DecideError::Frozen => Self::conflict("ATTRIBUTION_FROZEN", error.to_string()),
             DecideError::Store(error) => Self::Store(error),
             DecideError::Fold(_) => Self::conflict("NOT_COMPUTABLE", error.to_string()),
+            DecideError::Uncounted(_) => Self::conflict("SALE_MERGING", error.to_string()),
         }
     }
 }
@@ -325,7 +375,7 @@ pub async fn decide_conversion(
         reason: what.reason,
         amount: what.amount,
         note: what.note,
-        actor: by.actor().to_owned(),
+        by: by.clone(),
         idempotency_key: what.idempotency_key,
     };
     let decided = decide(app, &request).await?;
@@ -374,7 +424,7 @@ pub async fn attribute_sale(
         reason: None,
         amount: None,
         note: Some(note),
-        actor: by.actor().to_owned(),
+        by: by.clone(),
         idempotency_key,
     };
     Ok(decide(app, &request).await?)

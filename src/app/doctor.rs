@@ -7,12 +7,13 @@ use serde::Serialize;
 
 use super::{App, instance};
 use crate::{
-    domain::{intent::IntentKind, time::Timestamp},
+    domain::{intent::IntentKind, notice::OVERDUE_S, time::Timestamp},
     store::{
         Conn, StoreError,
         doctor::{self, EventTrouble},
         findings::Severity,
         holds::{self, PauseKind},
+        mail,
     },
 };
 
@@ -70,6 +71,7 @@ pub async fn examine(app: &App) -> Result<Vec<Finding>, StoreError> {
     findings.extend(check_age(app, &mut conn).await?);
     findings.extend(check_payouts(app, &mut conn).await?);
     findings.extend(check_jobs(app, &mut conn).await?);
+    findings.extend(check_mail(&mut conn, app.now()).await?);
     Ok(findings)
 }
 
@@ -206,6 +208,18 @@ async fn check_jobs(app: &App, conn: &mut Conn) -> Result<Vec<Finding>, StoreErr
         Finding::new("job_abandoned", Severity::Critical, job.id, detail)
     }));
     Ok(findings)
+}
+
+async fn check_mail(conn: &mut Conn, now: Timestamp) -> Result<Option<Finding>, StoreError> {
+    let (count, since) = mail::count_unsent(conn, now.plus_secs(-OVERDUE_S)).await?;
+    Ok(since.map(|since| {
+        let detail = format!(
+            "{count} e-mails to affiliates wait for more than a day, the oldest since {}; is `mail.url` right, and \
+             is a node with the role `dispatch` running?",
+            Timestamp::from_micros(since)
+        );
+        Finding::new("mail_unsent", Severity::Warning, "mail", detail)
+    }))
 }
 
 fn describe(event: &EventTrouble) -> String {

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     App, Refusal,
+    audit::{self, Change},
     keys::{Principal, Scope},
     new_id,
     receive::Endpoint,
@@ -27,7 +28,7 @@ use crate::{
     store::{
         Conn,
         endpoints::{self, StoredEndpoint},
-        organizations,
+        organizations::{self, Project},
     },
 };
 
@@ -58,7 +59,7 @@ pub async fn create(
     by.require(Scope::Write)?;
     let now = app.now();
     let mut tx = app.db.begin().await?;
-    require_project(&mut tx, by, project_id).await?;
+    let project = require_project(&mut tx, by, project_id).await?;
     let provider = providers::inbound(&new.provider).ok_or_else(invalid_provider)?.name();
     check_secrets(provider, &new.secrets)?;
     let Some(master_key) = &app.config.master_key else {
@@ -78,7 +79,10 @@ pub async fn create(
     };
     let sealed = seal::seal(master_key, place(&endpoint.id), &encode(&new.secrets));
     endpoints::insert(&mut tx, &endpoint, &sealed).await?;
-    tx.commit().await?;
+    let change =
+        Change::new("endpoint.created", &endpoint.id, Some(&project.organization_id)).after(&endpoint);
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
     Ok(endpoint)
 }
 
@@ -129,17 +133,21 @@ pub async fn delete(
 ) -> Result<StoredEndpoint, Refusal> {
     by.require(Scope::Write)?;
     let mut tx = app.db.begin().await?;
-    require_project(&mut tx, by, project_id).await?;
+    let project = require_project(&mut tx, by, project_id).await?;
     let endpoint = endpoints::find(&mut tx, id).await?;
     let endpoint = endpoint.filter(|endpoint| endpoint.project_id == *project_id).ok_or(Refusal::NotFound)?;
-    endpoints::mark_deleted(&mut tx, id, app.now()).await?;
-    tx.commit().await?;
+    let now = app.now();
+    endpoints::mark_deleted(&mut tx, id, now).await?;
+    let change = Change::new("endpoint.deleted", id, Some(&project.organization_id)).before(&endpoint);
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
     Ok(endpoint)
 }
 
-async fn require_project(conn: &mut Conn, by: &Principal, id: &ProjectId) -> Result<(), Refusal> {
+async fn require_project(conn: &mut Conn, by: &Principal, id: &ProjectId) -> Result<Project, Refusal> {
     let project = organizations::find_project(conn, id).await?.ok_or(Refusal::NotFound)?;
-    by.require_owner(&project.organization_id)
+    by.require_owner(&project.organization_id)?;
+    Ok(project)
 }
 
 /// Finds an endpoint of a provider: a default one with the configured secrets, or a stored one, whose

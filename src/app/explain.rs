@@ -4,15 +4,17 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::reckon;
+pub use super::reckon::Step;
 use crate::{
     domain::{
         book::Sale,
         commission::{Commission, DecisionKind, Voided},
         ids::{CommissionId, OrganizationId, SaleId},
-        money::{Currency, Money, MoneyError},
+        money::{Currency, MoneyError},
         sale::Summary,
-        terms::{CommissionBase, CommissionRule, FlatOnPartial},
         time::Timestamp,
     },
     store::{
@@ -21,21 +23,8 @@ use crate::{
     },
 };
 
-/// One step of the reckoning.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Step {
-    /// What is reckoned.
-    pub what: &'static str,
-    /// How, in numbers and words.
-    pub how: String,
-    /// The result, minor units.
-    pub amount_minor: i64,
-    /// Currency of the result.
-    pub currency: Currency,
-}
-
 /// A commission and everything that led to it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Explanation {
     /// The commission as posted.
     pub commission: CommissionView,
@@ -52,7 +41,8 @@ pub struct Explanation {
 }
 
 /// A commission as it is shown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = SaleCommission)]
 pub struct CommissionView {
     /// Id.
     pub id: CommissionId,
@@ -85,7 +75,8 @@ pub struct CommissionView {
 }
 
 /// What the facts of a sale say.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = SaleFigures)]
 pub struct SaleFigures {
     /// The sale.
     pub id: SaleId,
@@ -108,7 +99,8 @@ pub struct SaleFigures {
 }
 
 /// What carried the affiliate to the sale.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Attribution)]
 pub struct AttributionView {
     /// `metadata`, `client_reference`, `coupon`, `subscription`, `customer` or `manual`.
     pub by: String,
@@ -117,7 +109,8 @@ pub struct AttributionView {
 }
 
 /// A journal entry as it is shown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Entry)]
 pub struct EntryView {
     /// Id.
     pub id: String,
@@ -140,8 +133,9 @@ pub struct EntryView {
 }
 
 /// What made an entry necessary.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[schema(as = Cause)]
 pub enum CauseView {
     /// A stored event.
     Event {
@@ -177,7 +171,8 @@ pub enum CauseView {
 }
 
 /// What stops or stopped the money.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Flag)]
 pub struct FlagView {
     /// What kind of thing.
     pub kind: &'static str,
@@ -393,69 +388,23 @@ impl SaleFigures {
 fn steps(sale: &Sale, commission: &Commission, summary: Option<&Summary>) -> Result<Vec<Step>, MoneyError> {
     let owed = summary.filter(|_| sale.merged_into.is_none() && !is_voided(commission));
     let Some(sale_now) = owed else { return Ok(Vec::new()) };
-    let terms = &commission.terms;
-    let earned = terms.earned(sale_now)?;
-    let shown = |minor, currency| Money { minor, currency };
-    let base_words = match (terms.commission_base, sale_now.tax) {
-        (CommissionBase::Gross, _) => {
-            format!("what the buyer paid: {}", shown(sale_now.amount, sale_now.currency))
-        }
-        (CommissionBase::NetOfTax, Some(tax)) => format!(
-            "paid {} less tax {}",
-            shown(sale_now.amount, sale_now.currency),
-            shown(tax, sale_now.currency)
-        ),
-        (CommissionBase::NetOfTax, None) => {
-            format!("paid {}; no event told the tax yet", shown(sale_now.amount, sale_now.currency))
-        }
+    let mut steps = if commission.level == 0 {
+        let (terms, position) = (&commission.terms, commission.position.as_ref());
+        let earned = terms.earned(sale_now, position)?;
+        let mut steps = reckon::earned(terms, commission.terms_version, sale_now, position, &earned);
+        steps.extend(reckon::kept(terms, sale_now, &earned)?);
+        steps
+    } else {
+        vec![of_direct(commission)]
     };
-    let mut steps =
-        vec![Step { what: "base", how: base_words, amount_minor: earned.base, currency: sale_now.currency }];
-    let rule = match &terms.commission {
-        CommissionRule::Percentage { bps } => format!(
-            "{} × {} basis points, terms version {}: {}",
-            earned.base,
-            bps.get(),
-            commission.terms_version,
-            rounding(i128::from(earned.base) * i128::from(bps.get()), 10_000)
-        ),
-        CommissionRule::Flat { .. } => {
-            format!("flat amount for each paid sale, terms version {}", commission.terms_version)
-        }
-    };
-    steps.push(Step {
-        what: "commission",
-        how: rule,
-        amount_minor: earned.amount,
-        currency: earned.currency,
-    });
-    let kept = terms.kept(earned.amount, sale_now)?;
-    if sale_now.taken > 0 {
-        let how = match (&terms.commission, terms.flat_on_partial) {
-            (CommissionRule::Flat { .. }, FlatOnPartial::Keep) if sale_now.taken < sale_now.amount => {
-                "a flat commission stays whole until all of the sale is given back".to_owned()
-            }
-            _ => format!(
-                "refunded {} and disputed {} of {}, so {} × {} ÷ {}: {}",
-                sale_now.refunded,
-                sale_now.disputed,
-                sale_now.amount,
-                earned.amount,
-                sale_now.amount.saturating_sub(sale_now.taken),
-                sale_now.amount,
-                rounding(
-                    i128::from(earned.amount) * i128::from(sale_now.amount.saturating_sub(sale_now.taken)),
-                    i128::from(sale_now.amount.max(1))
-                )
-            ),
-        };
-        steps.push(Step { what: "kept_of_sale", how, amount_minor: kept, currency: earned.currency });
-    }
     for decision in &sale.decisions {
         let what = match decision.kind {
             DecisionKind::Clawback => "manual_clawback",
             DecisionKind::TransferClawback => "transfer_clawback",
-            DecisionKind::Attribute | DecisionKind::Approve | DecisionKind::Reject => continue,
+            DecisionKind::Attribute
+            | DecisionKind::Approve
+            | DecisionKind::Reject
+            | DecisionKind::HoldPeriod => continue,
         };
         if decision.enrollment_id != commission.enrollment_id {
             continue;
@@ -467,8 +416,8 @@ fn steps(sale: &Sale, commission: &Commission, summary: Option<&Summary>) -> Res
                 decision.id,
                 decision.reason.map_or_else(String::new, |reason| format!(", reason {}", reason.as_str()))
             ),
-            amount_minor: decision.amount.unwrap_or(earned.amount),
-            currency: earned.currency,
+            amount_minor: decision.amount.unwrap_or(commission.amount),
+            currency: commission.currency,
         });
     }
     steps.push(Step {
@@ -480,33 +429,27 @@ fn steps(sale: &Sale, commission: &Commission, summary: Option<&Summary>) -> Res
     Ok(steps)
 }
 
+/// What a sponsor gets of the direct commission.
+fn of_direct(commission: &Commission) -> Step {
+    let level = usize::try_from(commission.level.saturating_sub(1)).unwrap_or(usize::MAX);
+    let bps = commission.terms.upline_bps.get(level).map_or(0, |bps| bps.get());
+    Step {
+        what: "commission",
+        how: format!(
+            "{} of the direct commission × {bps} basis points for level {}, terms version {}: {}",
+            commission.base,
+            commission.level,
+            commission.terms_version,
+            reckon::rounding(i128::from(commission.base) * i128::from(bps), 10_000)
+        ),
+        amount_minor: commission.amount,
+        currency: commission.currency,
+    }
+}
+
 /// Whether the commission is owed to nobody any more. The rule of its terms then says nothing of it: the
 /// entries alone tell what was accrued and taken back.
 fn is_voided(commission: &Commission) -> bool {
     let reason = commission.reason.as_deref();
     [Voided::Merged, Voided::Reattributed].iter().any(|voided| reason == Some(voided.as_str()))
-}
-
-/// A quotient with its remainder and what rounding made of it.
-fn rounding(product: i128, divisor: i128) -> String {
-    let (whole, rest) = (product.div_euclid(divisor), product.rem_euclid(divisor));
-    match rest * 2 {
-        0 => format!("exactly {whole}"),
-        doubled if doubled >= divisor => {
-            format!("{whole} and {rest}/{divisor}, rounded half up to {}", whole + 1)
-        }
-        _ => format!("{whole} and {rest}/{divisor}, rounded down to {whole}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rounding_says_what_was_cut_or_added() {
-        assert_eq!(rounding(20_000, 10_000), "exactly 2");
-        assert_eq!(rounding(499_750, 10_000), "49 and 9750/10000, rounded half up to 50");
-        assert_eq!(rounding(13_334_000, 10_000), "1333 and 4000/10000, rounded down to 1333");
-    }
 }

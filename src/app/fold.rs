@@ -8,16 +8,17 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use super::{App, notices};
 use crate::{
     domain::{
         attribution::Basis,
-        book::{Book, FoldError, Folded, SALE_FINDINGS, SubjectKey},
+        book::{Book, CounterKey, FoldError, Folded, SALE_FINDINGS, SubjectKey},
         ids::{EnrollmentId, OrganizationId, SaleId},
         program::{Directory, normalise_code},
         time::Timestamp,
     },
     store::{
-        StoreError, Tx, commissions,
+        StoreError, Tx, commissions, counters,
         findings::{self, NewFinding, Severity},
         programs, sales, surroundings,
     },
@@ -31,7 +32,52 @@ pub enum FoldAndRecordError {
     Store(#[from] StoreError),
     /// The facts cannot be folded; trying again gives the same.
     #[error(transparent)]
-    Fold(#[from] FoldError),
+    Fold(FoldError),
+    /// Rules count what these counters stand for. Nothing was written: the caller begins again with a
+    /// transaction that locks them first ([`Counters`]).
+    #[error("{} counters have to be locked first", .0.len())]
+    Uncounted(BTreeSet<CounterKey>),
+}
+
+impl From<FoldError> for FoldAndRecordError {
+    fn from(error: FoldError) -> Self {
+        match error {
+            FoldError::Uncounted(keys) => Self::Uncounted(keys),
+            lasting => Self::Fold(lasting),
+        }
+    }
+}
+
+/// What a transaction counts beyond its sales, for rules that look at other sales (`rulings.md` 9).
+///
+/// Counters are locked before sales, and only the fold finds out which it needs. So a change begins with
+/// none; when it fails with [`FoldAndRecordError::Uncounted`], its caller rolls back, takes them up here
+/// and begins again. Most programs never need one, and pay nothing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counters {
+    keys: BTreeSet<CounterKey>,
+}
+
+impl Counters {
+    /// Whether the caller should begin again: the error names counters that it has not locked yet.
+    pub fn take_up(&mut self, error: &FoldAndRecordError) -> bool {
+        match error {
+            FoldAndRecordError::Uncounted(keys) => self.extend(keys),
+            FoldAndRecordError::Store(_) | FoldAndRecordError::Fold(_) => false,
+        }
+    }
+
+    /// Adds keys, and whether any of them is new.
+    pub fn extend(&mut self, keys: &BTreeSet<CounterKey>) -> bool {
+        let before = self.keys.len();
+        self.keys.extend(keys.iter().cloned());
+        self.keys.len() > before
+    }
+
+    /// Locks them: the first thing that a transaction does.
+    pub async fn lock(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        counters::lock(tx, &self.keys).await
+    }
 }
 
 impl FoldAndRecordError {
@@ -46,7 +92,11 @@ impl FoldAndRecordError {
 }
 
 /// Locks sales, then loads them with everything the fold needs, in statements of their own.
-pub(super) async fn load(tx: &mut Tx, ids: &BTreeSet<SaleId>) -> Result<Book, StoreError> {
+pub(super) async fn load(
+    tx: &mut Tx,
+    ids: &BTreeSet<SaleId>,
+    counters: &Counters,
+) -> Result<Book, StoreError> {
     sales::lock(tx, ids).await?;
     let mut loaded = sales::load(tx, ids).await?;
     commissions::load_into(tx, &mut loaded).await?;
@@ -57,6 +107,7 @@ pub(super) async fn load(tx: &mut Tx, ids: &BTreeSet<SaleId>) -> Result<Book, St
         book.insert(sale);
     }
     sales::load_hints(tx, &subjects, &mut book).await?;
+    book.tallies = counters::load(tx, &counters.keys).await?;
     Ok(book)
 }
 
@@ -111,20 +162,22 @@ fn newly_referred<'a>(
 
 /// Folds what changed in the book and writes the result. The caller commits.
 pub(super) async fn fold_and_record(
+    app: &App,
     tx: &mut Tx,
     book: &mut Book,
     now: Timestamp,
-    merge_grace_s: i64,
 ) -> Result<Vec<Folded>, FoldAndRecordError> {
     surroundings::load(tx, book).await?;
-    let directory = directory(tx, book).await?;
+    let settings = app.config.programs;
+    let mut directory = directory(tx, book).await?;
+    directory.multi_level = settings.multi_level;
     let earning: BTreeSet<(SaleId, EnrollmentId)> = book
         .dirty_sales()
         .flat_map(|sale| &sale.commissions)
         .map(|commission| (commission.sale_id.clone(), commission.enrollment_id.clone()))
         .collect();
     // A bug in the rules must cost one event, not the process.
-    let folded = catch_unwind(AssertUnwindSafe(|| book.fold(&directory, now, merge_grace_s)))
+    let folded = catch_unwind(AssertUnwindSafe(|| book.fold(&directory, now, settings.merge_grace_s)))
         .unwrap_or(Err(FoldError::Crashed))?;
     sales::save_hints(tx, book).await?;
     sales::save(tx, book, &folded).await?;
@@ -153,5 +206,6 @@ pub(super) async fn fold_and_record(
     findings::raise(tx, &new, now).await?;
     let sales: Vec<&str> = folded.iter().map(|folded| folded.sale_id.as_str()).collect();
     findings::resolve_others(tx, &sales, &SALE_FINDINGS, &new, now).await?;
+    notices::of_folded(app, tx, book, &folded, now).await?;
     Ok(folded)
 }

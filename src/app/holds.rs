@@ -3,18 +3,22 @@
 //! A stop keeps settlements from reserving more and the dispatcher from sending what is reserved; a call
 //! that is under way is not called back. Look-ups go on, because they only ask.
 
+use serde_json::json;
+
 use super::{
     App, Refusal,
+    audit::{self, Change},
     keys::{KeyKind, Principal, Scope},
     new_id, programs,
 };
 pub use crate::store::holds::{Hold, HoldKind, Pause, PauseKind};
 use crate::{
-    domain::ids::{EnrollmentId, HoldId, ProgramId},
-    store::{Conn, enrollments, holds, instance, jobs},
+    domain::ids::{EnrollmentId, HoldId, OrganizationId, ProgramId},
+    store::{Conn, enrollments, holds, instance, jobs, settlement},
 };
 
-/// Stops the payouts of an enrollment. It may be stopped several times, each for a reason of its own.
+/// Stops the payouts of an enrollment. It may be stopped several times, each for a reason of its own; the
+/// same reason again while its stop is in force changes nothing.
 ///
 /// # Errors
 /// [`Refusal::NotFound`] for an enrollment of another owner; [`Refusal::Invalid`] without a reason.
@@ -29,7 +33,13 @@ pub async fn hold(
     let reason = self::reason(reason)?;
     let now = app.now();
     let mut tx = app.db.begin().await?;
-    require_enrollment(&mut tx, by, program, enrollment).await?;
+    let owner = require_enrollment(&mut tx, by, program, enrollment).await?;
+    // Two requests at once find each other here.
+    settlement::lock_enrollments(&mut tx, std::slice::from_ref(enrollment)).await?;
+    let open = holds::list_open(&mut tx, enrollment).await?;
+    if open.iter().any(|hold| hold.kind == HoldKind::Operator && hold.reason == reason) {
+        return Ok(open);
+    }
     let hold = Hold {
         id: new_id!(HoldId, now),
         enrollment_id: enrollment.clone(),
@@ -40,7 +50,9 @@ pub async fn hold(
     };
     holds::place(&mut tx, &hold).await?;
     let open = holds::list_open(&mut tx, enrollment).await?;
-    tx.commit().await?;
+    let change = Change::new("enrollment.held", enrollment, Some(&owner)).after(&open);
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
     Ok(open)
 }
 
@@ -57,7 +69,7 @@ pub async fn unhold(
 ) -> Result<(), Refusal> {
     by.require(Scope::Settle)?;
     let mut tx = app.db.begin().await?;
-    require_enrollment(&mut tx, by, program, enrollment).await?;
+    let owner = require_enrollment(&mut tx, by, program, enrollment).await?;
     let open = holds::list_open(&mut tx, enrollment).await?;
     if by.kind() != KeyKind::Operator && open.iter().any(|hold| hold.kind == HoldKind::Anomaly) {
         return Err(Refusal::conflict(
@@ -69,22 +81,30 @@ pub async fn unhold(
     let now = app.now();
     holds::lift(&mut tx, enrollment, by.actor(), now).await?;
     jobs::wake_stopped(&mut tx, now).await?;
-    tx.commit().await?;
+    let change = Change::new("enrollment.unheld", enrollment, Some(&owner)).before(&open);
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
     app.wake.dispatch.notify_one();
     Ok(())
 }
 
+/// The owner of an enrollment that exists for `by`.
 async fn require_enrollment(
     conn: &mut Conn,
     by: &Principal,
     program: &ProgramId,
     enrollment: &EnrollmentId,
-) -> Result<(), Refusal> {
-    programs::visible(conn, by, program).await?;
-    enrollments::find(conn, program, enrollment).await?.map(drop).ok_or(Refusal::NotFound)
+) -> Result<OrganizationId, Refusal> {
+    let program = programs::visible(conn, by, program).await?;
+    enrollments::find(conn, &program.id, enrollment).await?.ok_or(Refusal::NotFound)?;
+    Ok(program.organization_id)
 }
 
-/// Stops all payouts of this database, of whichever node.
+/// What the audit log calls all payouts of this database.
+const ALL_PAYOUTS: &str = "payouts";
+
+/// Stops all payouts of this database, of whichever node. The same reason again while its stop is in force
+/// changes nothing.
 ///
 /// # Errors
 /// [`Refusal::Forbidden`] for any but an operator's key; [`Refusal::Invalid`] without a reason.
@@ -94,11 +114,19 @@ pub async fn pause(app: &App, by: &Principal, reason: &str) -> Result<Vec<Pause>
     let reason = self::reason(reason)?;
     let now = app.now();
     let mut tx = app.db.begin().await?;
+    // Two requests at once find each other here.
+    instance::lock(&mut tx).await?;
+    let open = holds::list_pauses(&mut tx).await?;
+    if open.iter().any(|pause| pause.kind == PauseKind::Operator && pause.reason == reason) {
+        return Ok(open);
+    }
     let actor = by.actor().to_owned();
     let id = new_id!(HoldId, now);
-    holds::pause(&mut tx, &Pause { id, kind: PauseKind::Operator, reason, actor, paused_at: now }).await?;
+    let pause = Pause { id, kind: PauseKind::Operator, reason, actor, paused_at: now };
+    holds::pause(&mut tx, &pause).await?;
     let open = holds::list_pauses(&mut tx).await?;
-    tx.commit().await?;
+    audit::record(&mut tx, by, Change::new("payouts.paused", ALL_PAYOUTS, None).after(&pause), now).await?;
+    super::commit_change(tx).await?;
     Ok(open)
 }
 
@@ -133,7 +161,10 @@ pub async fn resume(
     }
     holds::resume(&mut tx, by.actor(), note.as_deref(), now).await?;
     jobs::wake_stopped(&mut tx, now).await?;
-    tx.commit().await?;
+    let said = json!({ "confirm_restored": confirm_restored, "note": note });
+    let change = Change::new("payouts.resumed", ALL_PAYOUTS, None).before(&open).after(&said);
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
     app.wake.dispatch.notify_one();
     Ok(())
 }

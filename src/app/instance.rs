@@ -26,6 +26,7 @@ use crate::{
         ids::{HoldId, InstanceId},
         time::Timestamp,
     },
+    failpoint::{self, Failpoint},
     store::{
         Conn, StoreError, Tx,
         findings::{self, NewFinding, Severity},
@@ -134,7 +135,9 @@ pub async fn beat(app: &App) -> Result<(), StoreError> {
     };
     let beat = last.saturating_add(1);
     instance::set_beat(&mut tx, beat, now).await?;
+    failpoint::reach(Failpoint::BeatBeforeCommit);
     tx.commit().await?;
+    failpoint::reach(Failpoint::BeatAfterCommit);
     // Only now: a witness that is ahead of the database says that the database went back.
     let witness = Witness { instance_id: known.id, beat, beat_at_us: now.as_micros() };
     let written = tokio::task::spawn_blocking(move || write_witness(&path, &witness)).await;

@@ -8,6 +8,7 @@
 mod views;
 
 use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
 use tracing::info;
 
 pub use self::views::{
@@ -15,7 +16,9 @@ pub use self::views::{
     ResolutionView,
 };
 use super::{
-    App, Refusal, dispatch,
+    App, Refusal,
+    audit::{self, Change},
+    bank_payouts, dispatch,
     keys::{self, AuthError, Principal, Scope},
     new_id,
     payouts::{self, Reach, Scene, Subject},
@@ -48,6 +51,9 @@ const EVIDENCE_MIN: usize = 10;
 /// And at most so many.
 const EVIDENCE_MAX: usize = 1_000;
 
+/// Attempts shown of one intent at most, the newest: far more than any schedule makes in 30 days.
+const ATTEMPTS_SHOWN: i64 = 500;
+
 /// Jobs, newest first.
 ///
 /// # Errors
@@ -71,15 +77,18 @@ pub async fn show(app: &App, by: &Principal, id: &str) -> Result<JobDetails, Ref
 async fn details(conn: &mut Conn, intent: &IntentId) -> Result<JobDetails, Refusal> {
     let job = job_views::find_job(conn, intent).await?.ok_or(Refusal::NotFound)?;
     let stored = jobs::load_intent(conn, intent).await?.ok_or(Refusal::NotFound)?;
+    let bank_payouts =
+        bank_payouts::newest(conn, &stored.provider, stored.livemode, &stored.destination).await?;
     Ok(JobDetails {
         job: job.into(),
         intent: (&stored).into(),
         payout: job_views::find_payout(conn, intent).await?.map(Into::into),
         charge: job_views::find_charge(conn, intent).await?.map(Into::into),
         generations: all(job_views::list_generations(conn, intent).await?),
-        attempts: all(job_views::list_attempts(conn, intent).await?),
+        attempts: all(job_views::list_attempts(conn, intent, ATTEMPTS_SHOWN).await?),
         resolutions: all(resolutions::list(conn, intent).await?),
         findings: all(job_views::list_findings(conn, intent).await?),
+        bank_payouts,
     })
 }
 
@@ -102,6 +111,7 @@ pub async fn retry(app: &App, by: &Principal, id: &str) -> Result<JobDetails, Re
         return Err(not_hastened(&job));
     }
     let stored = jobs::load_intent(&mut tx, &intent).await?.ok_or(Refusal::NotFound)?;
+    audit::record(&mut tx, by, Change::new("job.retried", &intent, None), now).await?;
     let resolution = NewResolution {
         id: new_id!(ResolutionId, now),
         intent_id: &intent,
@@ -207,9 +217,14 @@ pub async fn resolve(app: &App, by: &Principal, id: &str, new: &Resolution) -> R
     };
     resolutions::insert(&mut tx, &resolution, now).await?;
     match object_id {
-        Some(object) => adopt(&mut tx, &mut scene, object, &resolution_id, now).await?,
+        Some(object) => adopt(app, &mut tx, &mut scene, object, &resolution_id, now).await?,
         None => release(&mut tx, &mut scene, &resolution_id, now).await?,
     }
+    let said = json!({
+        "resolution_id": resolution_id, "verdict": verdict.as_str(), "object_id": object_id,
+        "evidence": evidence, "approver": approver.actor(),
+    });
+    audit::record(&mut tx, by, Change::new("job.resolved", &intent, None).after(&said), now).await?;
     let shown = details(&mut tx, &intent).await?;
     failpoint::reach(Failpoint::ResolveBeforeCommit);
     tx.commit().await?;
@@ -297,6 +312,7 @@ async fn may_be_resolved(
 
 /// The provider did it: adopts the object that people found, unless what is known of it speaks against it.
 async fn adopt(
+    app: &App,
     tx: &mut Tx,
     scene: &mut Scene,
     object_id: &str,
@@ -322,7 +338,7 @@ async fn adopt(
     };
     let object = ObjectSeen { id: object_id.to_owned(), matches: true, status: None, reversed, created_at };
     let cause = Cause::Resolution(resolution.to_string());
-    payouts::succeed(tx, scene, &object, &cause, now).await.map_err(payouts::refused)?;
+    payouts::succeed(app, tx, scene, &object, &cause, now).await.map_err(payouts::refused)?;
     // A transfer made by hand in the place of a lost one was reported as nobody's; now it is somebody's.
     findings::resolve_others(tx, &[object_id], &["orphan_transfer"], &[], now).await?;
     Ok(())

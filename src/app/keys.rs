@@ -11,7 +11,11 @@ use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{App, Refusal, fill_random, new_id};
+use super::{
+    App, Refusal,
+    audit::{self, Change, Origin},
+    fill_random, new_id,
+};
 pub use crate::store::keys::{ApiKey, KeyKind};
 use crate::{
     domain::{
@@ -92,8 +96,8 @@ const fn possible_scopes(kind: KeyKind) -> &'static [Scope] {
     }
 }
 
-/// Who is asking. Only [`authenticate`] and [`Principal::console`] make one, so whoever holds one has
-/// been checked.
+/// Who is asking. Only [`authenticate`], [`Principal::console`] and [`Principal::anonymous`] make one, so
+/// whoever holds one has been checked.
 #[derive(Clone, Debug)]
 pub struct Principal {
     key_id: Option<KeyId>,
@@ -101,6 +105,7 @@ pub struct Principal {
     organization_id: Option<OrganizationId>,
     project_id: Option<ProjectId>,
     scopes: Scopes,
+    origin: Origin,
 }
 
 impl Principal {
@@ -113,12 +118,50 @@ impl Principal {
             organization_id: None,
             project_id: None,
             scopes: Scopes::default_of(KeyKind::Operator),
+            origin: Origin::default(),
         }
     }
 
-    /// Written down beside what it did: the id of its key, or `console`.
+    /// Somebody without a key, who may do nothing but what needs none; named in the audit log.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self {
+            key_id: None,
+            kind: KeyKind::Client,
+            organization_id: None,
+            project_id: None,
+            scopes: Scopes(BTreeSet::new()),
+            origin: Origin::default(),
+        }
+    }
+
+    /// The same, asking by this request.
+    #[must_use]
+    pub fn within(mut self, origin: Origin) -> Self {
+        self.origin = origin;
+        self
+    }
+
+    /// The request by which it asks.
+    pub const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Written down beside what it did: the id of its key, `console`, or `anonymous`.
     pub fn actor(&self) -> &str {
-        self.key_id.as_ref().map_or("console", KeyId::as_str)
+        self.key_id.as_ref().map_or_else(|| self.keyless(), KeyId::as_str)
+    }
+
+    /// The kind of its key in the audit log, or what it is without one.
+    pub fn actor_kind(&self) -> &'static str {
+        if self.key_id.is_some() { self.kind.as_str() } else { self.keyless() }
+    }
+
+    const fn keyless(&self) -> &'static str {
+        match self.kind {
+            KeyKind::Operator => "console",
+            KeyKind::Organization | KeyKind::Client => "anonymous",
+        }
     }
 
     /// The kind of its key.
@@ -158,6 +201,20 @@ impl Principal {
         if self.can_see(owner) { Ok(()) } else { Err(Refusal::NotFound) }
     }
 
+    /// The organization whose own side it is on: that of an organization key.
+    ///
+    /// # Errors
+    /// [`Refusal::Forbidden`] for other kinds: an operator belongs to no organization, and a client key
+    /// is public.
+    pub fn require_member(&self) -> Result<&OrganizationId, Refusal> {
+        match (self.kind, &self.organization_id) {
+            (KeyKind::Organization, Some(own)) => Ok(own),
+            (KeyKind::Organization | KeyKind::Operator | KeyKind::Client, _) => Err(Refusal::Forbidden(
+                "this is the affiliate's own side: use a key of the affiliate's organization",
+            )),
+        }
+    }
+
     /// Whether it may hand this scope on. A touchpoint is the least there is: whoever may write in an
     /// organization may let its website report them.
     fn may_grant(&self, scope: Scope) -> bool {
@@ -194,6 +251,7 @@ pub async fn authenticate(app: &App, presented: &str) -> Result<Principal, AuthE
         kind: key.kind,
         organization_id: key.organization_id,
         project_id: key.project_id,
+        origin: Origin::default(),
     })
 }
 
@@ -266,9 +324,36 @@ pub async fn create(app: &App, by: &Principal, new: NewKey) -> Result<CreatedKey
         expires_at: new.expires_at,
         revoked_at: None,
     };
+    let change = Change::new("key.created", &key.id, key.organization_id.as_ref()).after(&key);
+    let created = issue(&mut tx, key).await?;
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
+    Ok(created)
+}
+
+/// The first key of an organization that `tx` makes, with the scopes of its kind.
+pub(super) async fn first_of(
+    tx: &mut Tx,
+    organization_id: &OrganizationId,
+    now: Timestamp,
+) -> Result<CreatedKey, StoreError> {
+    let key = ApiKey {
+        id: new_id!(KeyId, now),
+        kind: KeyKind::Organization,
+        organization_id: Some(organization_id.clone()),
+        project_id: None,
+        scopes: Scopes::default_of(KeyKind::Organization).words().join(","),
+        created_at: now,
+        expires_at: None,
+        revoked_at: None,
+    };
+    issue(tx, key).await
+}
+
+/// Gives a key its secret and stores the hash of that.
+async fn issue(tx: &mut Tx, key: ApiKey) -> Result<CreatedKey, StoreError> {
     let secret = random_text::<SECRET_LENGTH>();
-    keys::insert(&mut tx, &key, &hash_of(&secret)).await?;
-    tx.commit().await?;
+    keys::insert(tx, &key, &hash_of(&secret)).await?;
     let text = SecretString::from(key_text(key.kind, &key.id, &secret));
     Ok(CreatedKey { key, text })
 }
@@ -373,9 +458,12 @@ pub async fn revoke(app: &App, by: &Principal, id: &KeyId) -> Result<ApiKey, Ref
     if !is_visible {
         return Err(Refusal::NotFound);
     }
-    keys::mark_revoked(&mut tx, id, app.now()).await?;
+    let now = app.now();
+    keys::mark_revoked(&mut tx, id, now).await?;
     let revoked = keys::find(&mut tx, id).await?.ok_or(Refusal::NotFound)?;
-    tx.commit().await?;
+    let change = Change::new("key.revoked", id, key.organization_id.as_ref()).before(&key).after(&revoked);
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
     Ok(revoked)
 }
 
@@ -383,7 +471,7 @@ pub async fn revoke(app: &App, by: &Principal, id: &KeyId) -> Result<ApiKey, Ref
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// 52 characters of 5 bits: 260 random bits.
-const SECRET_LENGTH: usize = 52;
+pub(super) const SECRET_LENGTH: usize = 52;
 
 /// `LENGTH` random characters, 5 bits each.
 pub(super) fn random_text<const LENGTH: usize>() -> String {
@@ -393,7 +481,8 @@ pub(super) fn random_text<const LENGTH: usize>() -> String {
     bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect()
 }
 
-fn hash_of(secret: &str) -> [u8; 32] {
+/// What is stored of a secret that was made of [`random_text`].
+pub(super) fn hash_of(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 

@@ -2,7 +2,11 @@
 //! rows. This is the only module that sees both the store and the providers, and the only one that
 //! owns transactions. No network call is ever made inside one.
 
+pub mod affiliate;
+pub mod analytics;
 pub mod archive;
+pub mod audit;
+pub mod bank_payouts;
 pub mod charges;
 pub mod decide;
 pub mod demo;
@@ -10,18 +14,24 @@ pub mod dispatch;
 pub mod doctor;
 pub mod endpoints;
 pub mod enrollments;
+pub mod events;
 pub mod explain;
+pub mod exports;
 mod fold;
 pub mod holds;
+pub mod idempotency;
 pub mod instance;
 pub mod jobs;
 pub mod keys;
+pub mod notices;
 pub mod organizations;
 pub mod payouts;
+pub mod preview;
 pub mod process;
 pub mod programs;
 pub mod reads;
 pub mod receive;
+pub mod reckon;
 pub mod redirect;
 pub mod refold;
 mod refusal;
@@ -30,6 +40,7 @@ pub mod replay;
 pub mod report;
 pub mod seal;
 pub mod settle;
+pub mod signup;
 pub mod store_events;
 pub mod touchpoints;
 pub mod transfers;
@@ -45,8 +56,9 @@ use crate::{
     clock::Clock,
     config::Config,
     domain::{ids, time::Timestamp},
+    failpoint::{self, Failpoint},
     providers::MetadataKeys,
-    store::Db,
+    store::{Db, StoreError, Tx},
 };
 
 /// What every stage works with. Cheap to clone; clones share everything.
@@ -90,6 +102,22 @@ impl App {
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
+}
+
+/// Commits a change that somebody asked for.
+pub(crate) async fn commit_change(tx: Tx) -> Result<(), StoreError> {
+    failpoint::reach(Failpoint::ChangeBeforeCommit);
+    tx.commit().await?;
+    failpoint::reach(Failpoint::ChangeAfterCommit);
+    Ok(())
+}
+
+/// Commits that something cannot be done now, with the finding that says so.
+pub(crate) async fn commit_postponed(tx: Tx) -> Result<(), StoreError> {
+    failpoint::reach(Failpoint::PostponeBeforeCommit);
+    tx.commit().await?;
+    failpoint::reach(Failpoint::PostponeAfterCommit);
+    Ok(())
 }
 
 /// Randomness for ids and keys, from the operating system.

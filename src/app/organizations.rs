@@ -2,6 +2,7 @@
 
 use super::{
     App, Refusal,
+    audit::{self, Change},
     keys::{KeyKind, Principal, Scope},
     new_id, refusal,
 };
@@ -30,7 +31,9 @@ pub async fn create(
     let organization = Organization { id: new_id!(OrganizationId, now), name, email, created_at: now };
     let mut tx = app.db.begin().await?;
     organizations::insert(&mut tx, &organization).await?;
-    tx.commit().await?;
+    let change = Change::new("organization.created", &organization.id, Some(&organization.id));
+    audit::record(&mut tx, by, change.after(&organization), now).await?;
+    super::commit_change(tx).await?;
     Ok(organization)
 }
 
@@ -90,7 +93,9 @@ pub async fn create_project(
     let owner = organizations::find(&mut tx, organization_id).await?.ok_or(Refusal::NotFound)?;
     let project = Project { id: new_id!(ProjectId, now), organization_id: owner.id, name, created_at: now };
     organizations::insert_project(&mut tx, &project).await?;
-    tx.commit().await?;
+    let change = Change::new("project.created", &project.id, Some(organization_id)).after(&project);
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
     Ok(project)
 }
 
@@ -130,18 +135,22 @@ pub async fn put_payout_account(
             "account_id must be the id of a Stripe account, such as acct_1Nv0FGQ9RKHgCVdK",
         ));
     }
+    let now = app.now();
     let mut tx = app.db.begin().await?;
     let owner = organizations::find(&mut tx, id).await?.ok_or(Refusal::NotFound)?;
+    let old = organizations::find_payout_account(&mut tx, id, provider).await?;
     let account = PayoutAccount {
         organization_id: owner.id,
         provider: provider.to_owned(),
         account_id: account_id.to_owned(),
-        created_at: app.now(),
+        created_at: now,
     };
     organizations::put_payout_account(&mut tx, &account).await?;
-    let stored = organizations::find_payout_account(&mut tx, id, provider).await?;
-    tx.commit().await?;
-    Ok(stored.unwrap_or(account))
+    let stored = organizations::find_payout_account(&mut tx, id, provider).await?.unwrap_or(account);
+    let change = Change::new("payout_account.set", id, Some(id)).before(&old).after(&stored);
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
+    Ok(stored)
 }
 
 /// The account that an organization is paid to.

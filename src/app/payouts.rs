@@ -8,13 +8,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{
     App, Refusal,
-    fold::{self, FoldAndRecordError},
+    audit::{self, Change},
+    fold::{self, Counters, FoldAndRecordError},
     keys::{Principal, Scope},
-    new_id,
+    new_id, notices,
 };
 use crate::{
     domain::{
@@ -27,6 +29,7 @@ use crate::{
         job::{JobState, WAITING_RECHECK_S},
         ledger::{Cause, Entry, LedgerError, Lot},
         money::{self, MoneyError},
+        notice::Topic,
         payout::{self, InvalidTransition, OnTransferReversed, PayoutEvent},
         time::Timestamp,
     },
@@ -76,7 +79,8 @@ impl From<FoldAndRecordError> for MoveError {
     fn from(error: FoldAndRecordError) -> Self {
         match error {
             FoldAndRecordError::Store(error) => Self::Store(error),
-            fold @ FoldAndRecordError::Fold(_) => Self::Fold(fold),
+            // What a payout claimed has its place among other sales already, so nothing is left to count.
+            fold @ (FoldAndRecordError::Fold(_) | FoldAndRecordError::Uncounted(_)) => Self::Fold(fold),
         }
     }
 }
@@ -200,6 +204,7 @@ pub(super) async fn submitted(tx: &mut Tx, scene: &mut Scene) -> Result<(), Move
 /// The money moved: adopts the provider's object, settles the payout, ends the job whoever holds it.
 /// The sales must be locked.
 pub(super) async fn succeed(
+    app: &App,
     tx: &mut Tx,
     scene: &mut Scene,
     object: &ObjectSeen,
@@ -230,6 +235,7 @@ pub(super) async fn succeed(
             findings::resolve_others(tx, &[stored.payout.id.as_str()], &OPEN_DOUBTS, &[], now).await?;
             note_transfer(tx, &scene.stored, object, now).await?;
             post(tx, &entries, &[], cause, now).await?;
+            notices::payout(app, tx, &stored.payout, Topic::PayoutCompleted, now).await?;
         }
     }
     Ok(())
@@ -292,6 +298,7 @@ pub(super) fn own_scope(provider: &str, livemode: bool) -> book::Scope {
 /// The provider refused for now and has stored that under the key: closes the generation with that as its
 /// proof, opens the next, and lets the job wait. What is reserved stays reserved.
 pub(super) async fn wait(
+    app: &App,
     tx: &mut Tx,
     scene: &mut Scene,
     waiting: Waiting,
@@ -299,11 +306,12 @@ pub(super) async fn wait(
     now: Timestamp,
 ) -> Result<(), MoveError> {
     renew(tx, scene, proof, now).await?;
-    park_waiting(tx, scene, waiting, now).await
+    park_waiting(app, tx, scene, waiting, now).await
 }
 
 /// Lets the job wait under the key that it has: nothing was sent under it.
 pub(super) async fn park_waiting(
+    app: &App,
     tx: &mut Tx,
     scene: &mut Scene,
     waiting: Waiting,
@@ -313,6 +321,9 @@ pub(super) async fn park_waiting(
         Subject::Payout(stored) => {
             stored.payout.state = stored.payout.state.after(PayoutEvent::Waits(waiting))?;
             payouts::save(tx, stored, stored.payout.revision).await?;
+            if waiting == Waiting::Account {
+                notices::payout(app, tx, &stored.payout, Topic::PayoutWaiting, now).await?;
+            }
             if waiting == Waiting::Funds {
                 let finding = NewFinding {
                     kind: "payout_waits_for_funds".to_owned(),
@@ -608,13 +619,13 @@ async fn refold(
     cause: &Cause,
     now: Timestamp,
 ) -> Result<(), MoveError> {
-    let mut book = fold::load(tx, sales).await?;
+    let mut book = fold::load(tx, sales, &Counters::default()).await?;
     for id in sales {
         if let Some(sale) = book.touch(id) {
             sale.causes.insert(cause.clone());
         }
     }
-    fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
+    fold::fold_and_record(app, tx, &mut book, now).await?;
     Ok(())
 }
 
@@ -634,6 +645,7 @@ async fn post(
 /// Takes in what an event told of a charge: adopts the payment intent whose answer was lost, or moves the
 /// charge along. `scope` is where it was told.
 pub(super) async fn take_in_charge(
+    app: &App,
     tx: &mut Tx,
     scope: &book::Scope,
     seen: &ChargeSeen,
@@ -662,7 +674,7 @@ pub(super) async fn take_in_charge(
                 reversed: 0,
                 created_at: seen.told_at,
             };
-            succeed(tx, &mut scene, &object, &Cause::Event(event.to_owned()), now).await
+            succeed(app, tx, &mut scene, &object, &Cause::Event(event.to_owned()), now).await
         }
         IntentState::Succeeded if is_same => {
             let told = (seen.told_at, ChargeState::of_status(&seen.status));
@@ -717,7 +729,10 @@ pub async fn cancel(app: &App, by: &Principal, id: &PayoutId) -> Result<(), Refu
         return Err(Refusal::conflict("PAYOUT_SUBMITTED", message));
     }
     let cause = Cause::Time(format!("canceled by {}", by.actor()));
+    let was = json!({ "state": stored.payout.state.as_str(), "reason": stored.reason });
     end(app, &mut tx, &mut scene, Ending::Canceled, &cause, now).await.map_err(refused)?;
+    let change = Change::new("payout.canceled", id, Some(&owner)).before(&was);
+    audit::record(&mut tx, by, change.after(&json!({ "state": "canceled" })), now).await?;
     failpoint::reach(Failpoint::CancelBeforeCommit);
     tx.commit().await?;
     failpoint::reach(Failpoint::CancelAfterCommit);

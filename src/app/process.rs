@@ -13,15 +13,15 @@ use std::{
 use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::{
-    App,
-    fold::{self, FoldAndRecordError},
+    App, bank_payouts,
+    fold::{self, Counters, FoldAndRecordError},
     new_id,
     payouts::{self, MoveError},
     report::{self, Report},
 };
 use crate::{
     domain::{
-        book::{AliasKey, Book, FoldError, Realm, Scope, SubjectKey},
+        book::{AliasKey, Book, CounterKey, FoldError, Realm, Scope, SubjectKey},
         fact::{Fact, Subject},
         ids::{ProjectId, SaleId},
         ledger::Cause,
@@ -85,6 +85,8 @@ enum Failure {
     Store(StoreError),
     /// The rules refused these events; the text says why.
     Fold(String),
+    /// Rules count what has to be locked first.
+    Uncounted(BTreeSet<CounterKey>),
 }
 
 impl From<StoreError> for Failure {
@@ -106,6 +108,7 @@ impl From<FoldAndRecordError> for Failure {
         match error {
             FoldAndRecordError::Store(error) => error.into(),
             FoldAndRecordError::Fold(error) => error.into(),
+            FoldAndRecordError::Uncounted(keys) => Self::Uncounted(keys),
         }
     }
 }
@@ -154,7 +157,7 @@ async fn work_through(app: &App, claim: Claim) -> Result<Worked, StoreError> {
                 worked.finished += finished;
                 continue;
             }
-            Err(Failure::Conflict) => {
+            Err(Failure::Conflict | Failure::Uncounted(_)) => {
                 debug!("other transactions were in the way of a batch; it waits its turn");
                 worked.postponed += 1;
                 continue;
@@ -192,8 +195,10 @@ pub async fn process_these(app: &App, ids: Vec<String>) -> Result<Worked, StoreE
 /// it was about, also when it failed.
 async fn attempt(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>) -> Result<usize, Failure> {
     let mut conflicts = 0;
+    let mut counters = Counters::default();
     loop {
-        match process_batch(app, claim, claimed).await {
+        match process_batch(app, claim, &counters, claimed).await {
+            Err(Failure::Uncounted(keys)) if counters.extend(&keys) => {}
             Err(Failure::Conflict | Failure::KeyTaken(_)) if conflicts < CONFLICTS_MAX => {
                 conflicts += 1;
                 tokio::task::yield_now().await;
@@ -205,9 +210,14 @@ async fn attempt(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>) -> R
     }
 }
 
-async fn process_batch(app: &App, claim: &Claim, claimed: &mut Vec<ClaimedEvent>) -> Result<usize, Failure> {
+async fn process_batch(
+    app: &App,
+    claim: &Claim,
+    counters: &Counters,
+    claimed: &mut Vec<ClaimedEvent>,
+) -> Result<usize, Failure> {
     let mut tx = app.db.begin().await?;
-    let result = claim_and_record(app, &mut tx, claim, claimed).await;
+    let result = claim_and_record(app, &mut tx, claim, counters, claimed).await;
     if let Ok(events) = &result {
         reach_unless_idle(Failpoint::ProcessBeforeCommit, events);
         tx.commit().await?;
@@ -235,9 +245,11 @@ async fn claim_and_record(
     app: &App,
     tx: &mut Tx,
     claim: &Claim,
+    counters: &Counters,
     claimed: &mut Vec<ClaimedEvent>,
 ) -> Result<Vec<Translated>, Failure> {
     let now = app.now();
+    counters.lock(tx).await?;
     *claimed = match claim {
         Claim::Due(limit) => inbox::claim_due(tx, now, *limit).await?,
         Claim::These(ids) => inbox::claim_these(tx, ids).await?,
@@ -245,7 +257,7 @@ async fn claim_and_record(
     let span = info_span!("process", batch.events = claimed.len());
     let work = async {
         let events: Vec<Translated> = claimed.iter().map(|event| translate(app, event)).collect();
-        record(app, tx, &events, now).await?;
+        record(app, tx, &events, counters, now).await?;
         reach_unless_idle(Failpoint::ProcessAfterFold, &events);
         let outcomes: Vec<Processed> = events.iter().map(Translated::outcome).collect();
         inbox::mark_processed(tx, &outcomes, now).await?;
@@ -334,7 +346,13 @@ fn translate(app: &App, event: &ClaimedEvent) -> Translated {
 }
 
 /// Locks and loads what the facts touch, applies them, folds, and writes the result.
-async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -> Result<(), Failure> {
+async fn record(
+    app: &App,
+    tx: &mut Tx,
+    events: &[Translated],
+    counters: &Counters,
+    now: Timestamp,
+) -> Result<(), Failure> {
     let told: Vec<(&Scope, &Fact, &Translated)> = events
         .iter()
         .filter_map(|event| Some((event.scope.as_ref()?, event)))
@@ -343,7 +361,7 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
     if told.is_empty() {
         return Ok(());
     }
-    let mut book = load_touched(tx, &told, now).await?;
+    let mut book = load_touched(tx, &told, counters, now).await?;
     let mut touched: BTreeSet<(AliasKey, &str)> = BTreeSet::new();
     for (scope, fact, event) in &told {
         let cause = Cause::Event(event.id.clone());
@@ -354,7 +372,7 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
             Book::objects_of(fact).into_iter().map(|object| (AliasKey::new(scope, object), &*event.id)),
         );
     }
-    fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
+    fold::fold_and_record(app, tx, &mut book, now).await?;
     let pairs = touched
         .into_iter()
         .filter_map(|(alias, event)| Some((book.find(&alias)?.clone(), event.to_owned())))
@@ -363,6 +381,8 @@ async fn record(app: &App, tx: &mut Tx, events: &[Translated], now: Timestamp) -
     // Behind the sales, as everybody else takes these locks (`rulings.md` 3).
     transfers::save_received(tx, told.iter().map(|(scope, fact, event)| (*scope, *fact, event.received_at)))
         .await?;
+    let livemode = app.config.livemode;
+    bank_payouts::look(tx, told.iter().map(|(scope, fact, _)| (*scope, *fact)), livemode, now).await?;
     pass_on_to_payouts(app, tx, &told, now).await
 }
 
@@ -390,7 +410,7 @@ async fn pass_on_to_payouts(
                 continue;
             }
             Fact::ChargeSeen(seen) => {
-                payouts::take_in_charge(tx, scope, seen, &event.id, now).await?;
+                payouts::take_in_charge(app, tx, scope, seen, &event.id, now).await?;
                 continue;
             }
             Fact::SalePaid(_)
@@ -422,6 +442,7 @@ async fn pass_on_to_payouts(
 async fn load_touched(
     tx: &mut Tx,
     told: &[(&Scope, &Fact, &Translated)],
+    counters: &Counters,
     now: Timestamp,
 ) -> Result<Book, Failure> {
     let carriers: BTreeSet<SubjectKey> = told
@@ -460,7 +481,7 @@ async fn load_touched(
     {
         return Err(Failure::Conflict);
     }
-    let mut book = fold::load(tx, &ids).await?;
+    let mut book = fold::load(tx, &ids, counters).await?;
     sales::load_hints(tx, &carriers, &mut book).await?;
     Ok(book)
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{
     App, Refusal,
+    audit::{self, Change},
     keys::{Principal, Scope},
     new_id, redirect, refusal,
 };
@@ -19,12 +20,12 @@ use crate::{
         money::BasisPoints,
         payout::{OnTransferReversed, PayoutSchedule},
         program::{Dated, ProgramStatus, TermsVersion},
-        terms::{ApprovalMode, CommissionBase, CommissionRule, FlatOnPartial, Terms},
+        terms::{ApprovalMode, CommissionBase, CommissionRule, FlatOnPartial, ProductRate, Terms},
         time::Timestamp,
     },
     store::{
         Conn, organizations,
-        programs::{self, AttributionModel, ConversionKind, MinPayout, ProgramDetails},
+        programs::{self, Applications, AttributionModel, ConversionKind, MinPayout, ProgramDetails},
         refold,
     },
 };
@@ -40,9 +41,16 @@ pub struct ProgramFields {
     /// 1 to 200 characters.
     #[serde(deserialize_with = "given")]
     pub name: Option<Value>,
-    /// [`CommissionRule`].
+    /// [`CommissionRule`]; may hold `products`, `base` and `flat_on_partial` too, which are then those of
+    /// the program, and the `version` of this form of document, 1.
     #[serde(deserialize_with = "given")]
     pub commission: Option<Value>,
+    /// A list of [`ProductRate`], 200 at most.
+    #[serde(deserialize_with = "given")]
+    pub product_rates: Option<Value>,
+    /// Basis points of the direct commission for the sponsor, the sponsor's sponsor and so on; 10 at most.
+    #[serde(deserialize_with = "given")]
+    pub upline_bps: Option<Value>,
     /// [`CommissionBase`].
     #[serde(deserialize_with = "given")]
     pub commission_base: Option<Value>,
@@ -76,6 +84,9 @@ pub struct ProgramFields {
     /// [`OnTransferReversed`].
     #[serde(deserialize_with = "given")]
     pub on_transfer_reversed: Option<Value>,
+    /// [`Applications`].
+    #[serde(deserialize_with = "given")]
+    pub applications: Option<Value>,
     /// An `https` address, or null for none.
     #[serde(deserialize_with = "given")]
     pub landing_url: Option<Value>,
@@ -100,7 +111,8 @@ pub async fn create(app: &App, by: &Principal, fields: ProgramFields) -> Result<
     let now = app.now();
     let mut program = defaults(new_id!(ProgramId, now), owner, now);
     program.name = name(fields.name.as_ref().unwrap_or(&Value::Null))?;
-    program.terms.value.terms.commission = commission(fields.commission.as_ref().unwrap_or(&Value::Null))?;
+    let document = fields.commission.as_ref().unwrap_or(&Value::Null);
+    commission(document, &mut program.terms.value.terms)?;
     if let Some(value) = &fields.status {
         program.status.value = match status(value)? {
             accepted @ (ProgramStatus::Draft | ProgramStatus::Active) => accepted,
@@ -113,7 +125,9 @@ pub async fn create(app: &App, by: &Principal, fields: ProgramFields) -> Result<
     let mut tx = app.db.begin().await?;
     organizations::find(&mut tx, &program.organization_id).await?.ok_or(Refusal::NotFound)?;
     programs::insert(&mut tx, &program).await?;
-    tx.commit().await?;
+    let change = Change::new("program.created", &program.id, Some(&program.organization_id)).after(&program);
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
     Ok(program)
 }
 
@@ -142,6 +156,9 @@ fn defaults(id: ProgramId, organization_id: OrganizationId, now: Timestamp) -> P
         flat_on_partial: FlatOnPartial::default(),
         approval_mode: ApprovalMode::default(),
         hold_period_days: 30,
+        product_rates: Vec::new(),
+        upline_bps: Vec::new(),
+        rate_override: None,
     };
     ProgramDetails {
         id,
@@ -154,6 +171,7 @@ fn defaults(id: ProgramId, organization_id: OrganizationId, now: Timestamp) -> P
         payout_schedule: None,
         min_payout: MinPayout::new(),
         on_transfer_reversed: OnTransferReversed::Clawback,
+        applications: Applications::Closed,
         landing_url: None,
         created_at: now,
         status: Dated { at: Timestamp::EPOCH, value: ProgramStatus::Draft },
@@ -190,7 +208,7 @@ pub async fn update(
         new.name = name(value)?;
     }
     if let Some(value) = &fields.commission {
-        new.terms.value.terms.commission = commission(value)?;
+        commission(value, &mut new.terms.value.terms)?;
     }
     apply(&fields, &mut new)?;
     if let Some(value) = &fields.status {
@@ -200,6 +218,10 @@ pub async fn update(
         programs::retire_touch_rule(&mut tx, id, old.touch_rule(), now).await?;
     }
     programs::update(&mut tx, &new).await?;
+    if new.payout_schedule != old.payout_schedule {
+        // Switching a schedule on settles nothing of the past: its first period is the next one that ends.
+        programs::set_schedule_since(&mut tx, id, now).await?;
+    }
     if new.status != old.status {
         programs::insert_status(&mut tx, id, &new.status).await?;
         if new.status.value == ProgramStatus::Active && new.status.at < now {
@@ -212,7 +234,9 @@ pub async fn update(
         new.terms.value.version = old.terms.value.version.saturating_add(1);
         programs::insert_terms(&mut tx, id, &new.terms).await?;
     }
-    tx.commit().await?;
+    let change = Change::new("program.updated", id, Some(&new.organization_id)).before(&old).after(&new);
+    audit::record(&mut tx, by, change, now).await?;
+    super::commit_change(tx).await?;
     Ok(new)
 }
 
@@ -315,6 +339,9 @@ fn apply(fields: &ProgramFields, program: &mut ProgramDetails) -> Result<(), Ref
         program.on_transfer_reversed =
             word!(OnTransferReversed, value, "INVALID_ON_TRANSFER_REVERSED", "on_transfer_reversed")?;
     }
+    if let Some(value) = &fields.applications {
+        program.applications = word!(Applications, value, "INVALID_APPLICATIONS", "applications")?;
+    }
     if let Some(value) = &fields.landing_url {
         program.landing_url = redirect::landing_url(value)?;
     }
@@ -346,6 +373,12 @@ fn apply_terms(fields: &ProgramFields, terms: &mut Terms) -> Result<(), Refusal>
             Refusal::invalid("INVALID_HOLD_PERIOD", "hold_period_days", message)
         })?;
     }
+    if let Some(value) = &fields.product_rates {
+        terms.product_rates = product_rates(value)?;
+    }
+    if let Some(value) = &fields.upline_bps {
+        terms.upline_bps = upline_bps(value)?;
+    }
     Ok(())
 }
 
@@ -358,19 +391,69 @@ fn name(value: &Value) -> Result<String, Refusal> {
     refusal::name(value.as_str().unwrap_or_default())
 }
 
-fn commission(value: &Value) -> Result<CommissionRule, Refusal> {
-    let rule = CommissionRule::deserialize(value).ok();
-    let is_payable = |rule: &CommissionRule| match rule {
-        CommissionRule::Percentage { .. } => true,
-        CommissionRule::Flat { amount_cents, .. } => *amount_cents >= 0,
+/// More rates by product than a person keeps in order.
+const PRODUCT_RATES_MAX: usize = 200;
+
+/// More levels of sponsors than any law on such programs likes to see.
+const LEVELS_MAX: usize = 10;
+
+/// Reads a commission document into the terms. What belongs to all kinds of rules may stand in it or
+/// beside it.
+fn commission(value: &Value, terms: &mut Terms) -> Result<(), Refusal> {
+    let invalid = |why: &str| {
+        Refusal::invalid("INVALID_COMMISSION", "commission", format!("commission: {why}; {COMMISSION_FORMS}"))
     };
-    rule.filter(is_payable).ok_or_else(|| {
-        Refusal::invalid(
-            "INVALID_COMMISSION",
-            "commission",
-            "commission must be {\"type\": \"percentage\", \"bps\": 0 to 10000} or {\"type\": \"flat\", \
-             \"amount_cents\": 0 or more, \"currency\": three letters}",
-        )
+    let mut document = value.as_object().ok_or_else(|| invalid("an object is needed"))?.clone();
+    if document.remove("version").is_some_and(|version| version != 1) {
+        return Err(invalid("version is 1 in this release"));
+    }
+    if let Some(products) = document.remove("products") {
+        terms.product_rates = product_rates(&products)?;
+    }
+    let beside = ProgramFields {
+        commission_base: document.remove("base"),
+        flat_on_partial: document.remove("flat_on_partial"),
+        ..ProgramFields::default()
+    };
+    apply_terms(&beside, terms)?;
+    terms.commission =
+        CommissionRule::deserialize(Value::Object(document)).map_err(|error| invalid(&error.to_string()))?;
+    Ok(())
+}
+
+/// Said with every commission that is refused.
+const COMMISSION_FORMS: &str = "the forms are {\"type\": \"percentage\", \"bps\": 0 to 10000}, {\"type\": \
+    \"flat\", \"amount_cents\": 0 or more, \"currency\": three letters}, {\"type\": \"recurring\", bps or \
+    amount_cents with currency, \"max_months\"?, \"max_payments\"?} and {\"type\": \"tiered\", \"basis\": \
+    \"count\" or \"revenue\", \"mode\"?: \"whole\" or \"marginal\", \"tiers\": [{\"from\", bps or amount_cents \
+    with currency}]}";
+
+fn product_rates(value: &Value) -> Result<Vec<ProductRate>, Refusal> {
+    let invalid = |why: &str| {
+        let message = format!(
+            "product_rates must be a list of at most {PRODUCT_RATES_MAX} rates such as {{\"product\": \
+             \"price_…\", \"bps\": 1000}}, each product once: {why}"
+        );
+        Refusal::invalid("INVALID_PRODUCT_RATES", "product_rates", message)
+    };
+    let rates = Vec::<ProductRate>::deserialize(value).map_err(|error| invalid(&error.to_string()))?;
+    let mut products: Vec<&str> = rates.iter().map(|rate| rate.product.as_str()).collect();
+    products.sort_unstable();
+    products.dedup();
+    if products.len() < rates.len() {
+        return Err(invalid("a product is named twice"));
+    }
+    if rates.len() > PRODUCT_RATES_MAX {
+        return Err(invalid("there are more"));
+    }
+    Ok(rates)
+}
+
+fn upline_bps(value: &Value) -> Result<Vec<BasisPoints>, Refusal> {
+    let levels = Vec::<BasisPoints>::deserialize(value).ok().filter(|levels| levels.len() <= LEVELS_MAX);
+    levels.ok_or_else(|| {
+        let message = "upline_bps must be a list of at most 10 whole numbers from 0 to 10000";
+        Refusal::invalid("INVALID_UPLINE", "upline_bps", message)
     })
 }
 
@@ -407,7 +490,7 @@ mod tests {
             program.name = name(value)?;
         }
         if let Some(value) = &fields.commission {
-            program.terms.value.terms.commission = commission(value)?;
+            commission(value, &mut program.terms.value.terms)?;
         }
         if let Some(value) = &fields.status {
             program.status.value = status(value)?;
@@ -451,6 +534,8 @@ mod tests {
             (json!({"min_payout": 5000}), "INVALID_MIN_PAYOUT"),
             (json!({"payout_schedule": "daily"}), "INVALID_PAYOUT_SCHEDULE"),
             (json!({"on_transfer_reversed": "ignore"}), "INVALID_ON_TRANSFER_REVERSED"),
+            (json!({"applications": true}), "INVALID_APPLICATIONS"),
+            (json!({"applications": "anyone"}), "INVALID_APPLICATIONS"),
             (json!({"status": "running"}), "INVALID_STATUS"),
         ] {
             let refusal = read(document.clone()).expect_err(&document.to_string());
@@ -468,11 +553,13 @@ mod tests {
             "attribution_model": "first_touch", "attribution_window_days": 365, "approval_mode": "manual",
             "hold_period_days": 3650, "platform_fee_bps": 10_000, "min_payout": {"usd": 0, "JPY": 5000},
             "payout_schedule": "monthly", "on_transfer_reversed": "requeue", "status": "active",
+            "applications": "open",
         }))
         .unwrap();
         assert_eq!(program.name, "Launch Partners");
         assert_eq!(program.terms.value.terms.hold_period_days, 3650);
         assert_eq!(program.payout_schedule, Some(PayoutSchedule::Monthly));
+        assert_eq!(program.applications, Applications::Open);
         assert_eq!(program.min_payout.keys().map(ToString::to_string).collect::<Vec<_>>(), ["jpy", "usd"]);
         assert_eq!(read(json!({"payout_schedule": null})).unwrap().payout_schedule, None);
     }

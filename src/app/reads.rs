@@ -1,9 +1,11 @@
 //! What a key may read of the books. Each function checks the key and calls one read of the store.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     App, Refusal,
+    bank_payouts::{self, BankPayoutView},
     explain::{self, CommissionView, EntryView, Explanation, SaleFigures, Told},
     keys::{Principal, Scope},
 };
@@ -19,8 +21,9 @@ use crate::{
         Conn, StoreError,
         findings::{self, Finding},
         inbox::{self, EventFilter, EventRow},
-        sales,
-        settlement::{self, AttemptRow, ItemRow, PayoutRow},
+        job_views::{self, AttemptRow},
+        jobs, sales,
+        settlement::{self, ItemRow, PayoutRow},
         views::{self, BalanceRow, CommissionRow, ConversionRow, FlagRow},
     },
 };
@@ -127,6 +130,8 @@ pub struct PayoutShown {
     pub items: Vec<ItemRow>,
     /// The calls that were made for it, in order.
     pub attempts: Vec<AttemptRow>,
+    /// What was told last of the receiving account's own payouts to its bank, newest first.
+    pub bank_payouts: Vec<BankPayoutView>,
 }
 
 /// One payout of a program, with its first `items_max` items.
@@ -143,8 +148,13 @@ pub async fn payout(
     let mut conn = of_program(app, by, program).await?;
     let payout = payout_of(&mut conn, program, id).await?;
     let items = settlement::list_items(&mut conn, id, None, items_max).await?;
-    let attempts = settlement::list_attempts(&mut conn, id, ATTEMPTS_SHOWN).await?;
-    Ok(PayoutShown { payout, items, attempts })
+    let attempts = match jobs::find_by_payout(&mut conn, id).await? {
+        Some(intent) => job_views::list_attempts(&mut conn, &intent, ATTEMPTS_SHOWN).await?,
+        None => Vec::new(),
+    };
+    let bank_payouts =
+        bank_payouts::newest(&mut conn, &payout.provider, payout.livemode, &payout.destination).await?;
+    Ok(PayoutShown { payout, items, attempts, bank_payouts })
 }
 
 /// What a payout is made of, after the given lot.
@@ -209,7 +219,8 @@ pub async fn explanation(app: &App, by: &Principal, id: &CommissionId) -> Result
 }
 
 /// A sale with everything told, decided and posted about it. The buyer's address is not part of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Sale)]
 pub struct SaleView {
     #[serde(flatten)]
     figures: SaleFigures,
@@ -236,7 +247,8 @@ impl SaleView {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ProviderObject)]
 struct ObjectView {
     kind: &'static str,
     id: String,
@@ -248,7 +260,8 @@ impl From<&ObjectRef> for ObjectView {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SalePayment)]
 struct PaymentView {
     object: ObjectView,
     parent: Option<ObjectView>,
@@ -261,7 +274,8 @@ struct PaymentView {
     billing_reason: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleRefund)]
 struct RefundView {
     id: String,
     charge: ObjectView,
@@ -270,14 +284,16 @@ struct RefundView {
     status: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleRefundTotal)]
 struct RefundTotalView {
     charge: ObjectView,
     total_minor: i64,
     currency: Currency,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleDispute)]
 struct DisputeView {
     id: String,
     charge: ObjectView,
@@ -288,14 +304,16 @@ struct DisputeView {
     reinstated_minor: i64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleChargebackReversal)]
 struct ReversalView {
     id: String,
     amount_minor: i64,
     currency: Currency,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleHint)]
 struct HintView {
     subject: String,
     source: String,
@@ -303,7 +321,8 @@ struct HintView {
     told_at: Timestamp,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleDecision)]
 struct DecisionView {
     id: String,
     enrollment_id: String,
@@ -315,14 +334,16 @@ struct DecisionView {
     decided_at: Timestamp,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleEntry)]
 struct EntryOf {
     commission_id: String,
     #[serde(flatten)]
     entry: EntryView,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SaleEvent)]
 struct EventView {
     id: String,
     provider: String,

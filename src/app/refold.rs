@@ -11,10 +11,11 @@ use tracing::{debug, error};
 
 use super::{
     App,
-    fold::{self, FoldAndRecordError},
+    fold::{self, Counters, FoldAndRecordError},
 };
 use crate::{
     domain::{ids::SaleId, time::Timestamp},
+    failpoint::{self, Failpoint},
     store::{
         StoreError, Tx,
         findings::{self, NewFinding, Severity},
@@ -62,15 +63,27 @@ pub async fn step(app: &App) -> Result<usize, StoreError> {
 
 /// Folds the sales and commits; on an error everything is rolled back, and no lock is left.
 async fn answer(app: &App, mut tx: Tx, claimed: &[Refold], now: Timestamp) -> Result<(), FoldAndRecordError> {
-    match fold_claimed(app, &mut tx, claimed, now).await {
-        Ok(()) => Ok(tx.commit().await?),
-        Err(error) => {
-            // A connection that is gone has no locks, and the first error says more.
-            if let Err(error) = tx.rollback().await {
-                debug!(%error, "sales to be folded again could not be rolled back");
+    let mut counters = Counters::default();
+    loop {
+        let error = match fold_claimed(app, &mut tx, claimed, &counters, now).await {
+            Ok(()) => {
+                failpoint::reach(Failpoint::RefoldBeforeCommit);
+                tx.commit().await?;
+                failpoint::reach(Failpoint::RefoldAfterCommit);
+                return Ok(());
             }
-            Err(error)
+            Err(error) => error,
+        };
+        // A connection that is gone has no locks, and the first error says more.
+        if let Err(error) = tx.rollback().await {
+            debug!(%error, "sales to be folded again could not be rolled back");
         }
+        if !counters.take_up(&error) {
+            return Err(error);
+        }
+        // Somebody else may fold them meanwhile; to fold them twice changes nothing.
+        tx = app.db.begin().await?;
+        counters.lock(&mut tx).await?;
     }
 }
 
@@ -78,10 +91,11 @@ async fn fold_claimed(
     app: &App,
     tx: &mut Tx,
     claimed: &[Refold],
+    counters: &Counters,
     now: Timestamp,
 ) -> Result<(), FoldAndRecordError> {
     let sales = claimed.iter().map(|refold| refold.sale_id.clone()).collect();
-    let mut book = fold::load(tx, &sales).await?;
+    let mut book = fold::load(tx, &sales, counters).await?;
     let mut passed_on = Vec::new();
     for refold in claimed {
         let Some(sale) = book.touch(&refold.sale_id) else { continue };
@@ -89,7 +103,7 @@ async fn fold_claimed(
         // Merged after it was asked for: the facts that this is about have moved on.
         passed_on.extend(sale.merged_into.clone().map(|sale_id| Refold { sale_id, ..refold.clone() }));
     }
-    fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
+    fold::fold_and_record(app, tx, &mut book, now).await?;
     refold::delete(tx, claimed).await?;
     refold::request(tx, &passed_on).await?;
     Ok(())
@@ -119,5 +133,5 @@ async fn answer_alone(app: &App, sale: &SaleId, now: Timestamp) -> Result<(), St
     let mut tx = app.db.begin().await?;
     refold::postpone(&mut tx, sale, now, now.plus_secs(RETRY_S)).await?;
     findings::raise(&mut tx, &[finding], now).await?;
-    tx.commit().await
+    super::commit_postponed(tx).await
 }

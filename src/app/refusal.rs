@@ -29,6 +29,14 @@ pub enum Refusal {
     /// A key of this kind can never do it.
     #[error("{0}")]
     Forbidden(&'static str),
+    /// Nobody can do it here: the configuration says so.
+    #[error("{message}")]
+    Closed {
+        /// Upper-case code.
+        code: &'static str,
+        /// What is closed.
+        message: Cow<'static, str>,
+    },
     /// It contradicts what is there.
     #[error("{message}")]
     Conflict {
@@ -78,10 +86,31 @@ impl Refusal {
         Self::conflict("INVALID_STATE", format!("{what} that is {from} cannot become {to}"))
     }
 
+    /// When the same request may be answered otherwise, where that takes only time; seconds.
+    pub fn retry_after_s(&self) -> Option<u32> {
+        match self {
+            Self::Conflict { code: "SALE_MERGING" | "NOT_PROCESSED_YET", .. } => Some(1),
+            Self::Conflict { code: "CALL_UNDER_WAY" | "JOB_RUNNING", .. } => Some(60),
+            Self::Store(error) if error.is_unavailable() || error.is_retryable() => Some(1),
+            Self::Invalid { .. }
+            | Self::NotFound
+            | Self::MissingScope(_)
+            | Self::Forbidden(_)
+            | Self::Conflict { .. }
+            | Self::Unavailable { .. }
+            | Self::Closed { .. }
+            | Self::Store(_)
+            | Self::Seal(_) => None,
+        }
+    }
+
     /// The upper-case code that callers branch on.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Invalid { code, .. } | Self::Conflict { code, .. } | Self::Unavailable { code, .. } => code,
+            Self::Invalid { code, .. }
+            | Self::Closed { code, .. }
+            | Self::Conflict { code, .. }
+            | Self::Unavailable { code, .. } => code,
             Self::NotFound => "NOT_FOUND",
             Self::MissingScope(_) | Self::Forbidden(_) => "FORBIDDEN",
             Self::Store(error) if error.is_unavailable() || error.is_retryable() => "STORE_UNAVAILABLE",

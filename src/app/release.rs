@@ -9,7 +9,7 @@ use tracing::{debug, error};
 
 use super::{
     App,
-    fold::{self, FoldAndRecordError},
+    fold::{self, Counters, FoldAndRecordError},
 };
 use crate::{
     domain::{ids::SaleId, ledger::Cause, time::Timestamp},
@@ -59,20 +59,26 @@ async fn release(
     due: &BTreeSet<SaleId>,
     now: Timestamp,
 ) -> Result<(), FoldAndRecordError> {
-    match fold_due(app, &mut tx, due, now).await {
-        Ok(()) => {
-            failpoint::reach(Failpoint::ReleaseBeforeCommit);
-            tx.commit().await?;
-            failpoint::reach(Failpoint::ReleaseAfterCommit);
-            Ok(())
-        }
-        Err(error) => {
-            // A connection that is gone has no locks, and the first error says more.
-            if let Err(error) = tx.rollback().await {
-                debug!(%error, "due sales could not be rolled back");
+    let mut counters = Counters::default();
+    loop {
+        let error = match fold_due(app, &mut tx, due, &counters, now).await {
+            Ok(()) => {
+                failpoint::reach(Failpoint::ReleaseBeforeCommit);
+                tx.commit().await?;
+                failpoint::reach(Failpoint::ReleaseAfterCommit);
+                return Ok(());
             }
-            Err(error)
+            Err(error) => error,
+        };
+        // A connection that is gone has no locks, and the first error says more.
+        if let Err(error) = tx.rollback().await {
+            debug!(%error, "due sales could not be rolled back");
         }
+        if !counters.take_up(&error) {
+            return Err(error);
+        }
+        tx = app.db.begin().await?;
+        counters.lock(&mut tx).await?;
     }
 }
 
@@ -80,15 +86,16 @@ async fn fold_due(
     app: &App,
     tx: &mut Tx,
     due: &BTreeSet<SaleId>,
+    counters: &Counters,
     now: Timestamp,
 ) -> Result<(), FoldAndRecordError> {
-    let mut book = fold::load(tx, due).await?;
+    let mut book = fold::load(tx, due, counters).await?;
     for id in due {
         if let Some(sale) = book.touch(id) {
             sale.causes.insert(Cause::Time("due".to_owned()));
         }
     }
-    fold::fold_and_record(tx, &mut book, now, app.config.programs.merge_grace_s).await?;
+    fold::fold_and_record(app, tx, &mut book, now).await?;
     Ok(())
 }
 
@@ -112,5 +119,5 @@ async fn release_alone(app: &App, sale: &SaleId, now: Timestamp) -> Result<(), S
     let mut tx = app.db.begin().await?;
     commissions::postpone(&mut tx, sale, now, now.plus_secs(RETRY_S)).await?;
     findings::raise(&mut tx, &[finding], now).await?;
-    tx.commit().await
+    super::commit_postponed(tx).await
 }

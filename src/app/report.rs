@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     App, Refusal,
+    audit::{self, Change},
     keys::{Principal, Scope},
     process,
     programs::visible,
@@ -31,7 +32,7 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        inbox::{self, EventSource, InboxState, NewEvent},
+        inbox::{self, EventSource, InboxState, Inserted, NewEvent},
         organizations,
         programs::{self, ConversionKind, ProgramDetails},
         views::{self, ConversionRow},
@@ -96,6 +97,7 @@ impl Report {
             subscription: None,
             billing_reason: None,
             buyer_email: None,
+            items: Vec::new(),
         });
         let told =
             [(HintSource::Reported, self.code.as_ref()), (HintSource::Visitor, self.subject_ref.as_ref())];
@@ -184,8 +186,13 @@ pub async fn report(
     };
     let event = stored(app, program_id, &new.project_id, &report, now);
     let mut tx = app.db.begin().await?;
-    inbox::insert_batch(&mut tx, std::slice::from_ref(&event)).await?;
-    tx.commit().await?;
+    let inserted = inbox::insert_batch(&mut tx, std::slice::from_ref(&event)).await?;
+    if inserted == [Inserted::New] {
+        let change =
+            Change::new("conversion.reported", &event.id, Some(&program.organization_id)).after(&report);
+        audit::record(&mut tx, by, change, now).await?;
+    }
+    super::commit_change(tx).await?;
     process_now(app, &event).await?;
     let mut conn = app.db.read().await?;
     let earned =

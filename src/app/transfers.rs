@@ -91,7 +91,7 @@ async fn postpone(app: &App, news: &News, failure: &MoveError) -> Result<(), Sto
     let mut tx = app.db.begin().await?;
     transfers::postpone(&mut tx, news, now.plus_secs(RETRY_S)).await?;
     findings::raise(&mut tx, &[finding], now).await?;
-    tx.commit().await
+    super::commit_postponed(tx).await
 }
 
 async fn take_in(app: &App, news: &News) -> Result<(), MoveError> {
@@ -189,7 +189,7 @@ async fn meet(
     }
     match scene.stored.intent.state {
         IntentState::Open | IntentState::Unknown if object.matches => {
-            payouts::succeed(tx, &mut scene, &object, &cause, now).await?;
+            payouts::succeed(app, tx, &mut scene, &object, &cause, now).await?;
         }
         IntentState::Succeeded if is_known => {}
         IntentState::Succeeded | IntentState::Failed | IntentState::Canceled

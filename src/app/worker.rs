@@ -2,7 +2,8 @@
 //!
 //! The poll is the truth and hints only shorten it. A step runs in a task of its own, so a panic ends
 //! that step and not the stage, and a stop is obeyed between two steps, never inside one. What a step
-//! does is the business of [`super::process`], [`super::release`], [`super::refold`] and [`super::settle`].
+//! does is the business of [`super::process`], [`super::release`], [`super::refold`],
+//! [`super::settle`] and [`super::notices`].
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -10,15 +11,18 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::{App, dispatch::Dispatcher, instance, process, refold, release, settle, transfers};
+use super::{
+    App, dispatch::Dispatcher, idempotency, instance, notices, process, refold, release, settle, transfers,
+};
 use crate::{
     clock::DisciplinedClock,
     domain::{intent::IntentKind, job::JobState},
+    mail::Mailer,
     store::{
         Db, StoreError, clock, doctor,
         findings::Severity,
         inbox::{self, InboxState},
-        jobs, refold as refold_queue,
+        jobs, mail, refold as refold_queue,
     },
     telemetry::names,
 };
@@ -48,10 +52,14 @@ impl Pace {
 
 /// How often the schedules are looked at. Periods are weeks and months; a few seconds are nobody's loss.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
+/// How often the mails are looked at. What is told at once may take a few seconds.
+const MAIL_EVERY: Duration = Duration::from_secs(5);
 /// How often gauges are computed. They cost a few grouped counts.
 const GAUGES_EVERY: Duration = Duration::from_secs(15);
 /// How often the database's age is raised.
 const BEAT_EVERY: Duration = Duration::from_mins(1);
+/// How often old Idempotency-Keys are looked for. One that is sent again after its day is free by itself.
+const PURGE_EVERY: Duration = Duration::from_mins(1);
 /// How often the clock is compared with the database's.
 const CLOCK_EVERY: Duration = Duration::from_secs(30);
 
@@ -84,6 +92,16 @@ pub async fn run_dispatch(dispatcher: Dispatcher, app: App, stop: CancellationTo
     .await;
 }
 
+/// Tells affiliates what happened until `stop`.
+pub async fn run_mail(app: App, mailer: Arc<Mailer>, stop: CancellationToken) {
+    let pace = Pace { poll: MAIL_EVERY, ..PACE };
+    run("mail", pace, &Notify::new(), &stop, || {
+        let (app, mailer, stop) = (app.clone(), Arc::clone(&mailer), stop.clone());
+        async move { Ok(notices::send::step(&app, &mailer, &stop).await? > 0) }
+    })
+    .await;
+}
+
 /// Applies what no event about the sale tells until `stop`: time that has passed, and codes, approvals
 /// and ends that reach many sales. The two go on beside each other, so that neither waits for the other.
 pub async fn run_release(app: App, stop: CancellationToken) {
@@ -106,6 +124,16 @@ pub async fn run_beat(app: App, stop: CancellationToken) {
     run("beat", pace, &no_hint, &stop, || {
         let app = app.clone();
         async move { instance::beat(&app).await.map(|()| false) }
+    })
+    .await;
+}
+
+/// Forgets Idempotency-Keys whose day is over, until `stop`.
+pub async fn run_purge(app: App, stop: CancellationToken) {
+    let (no_hint, pace) = (Notify::new(), Pace { poll: PURGE_EVERY, ..PACE });
+    run("purge", pace, &no_hint, &stop, || {
+        let app = app.clone();
+        async move { idempotency::purge(&app).await }
     })
     .await;
 }
@@ -199,9 +227,9 @@ async fn refresh_gauges(app: &App) -> Result<(), StoreError> {
     let oldest = refold_queue::oldest(&mut conn).await?;
     let lag_micros = oldest.map_or(0, |at| app.now().as_micros().saturating_sub(at).max(0));
     metrics::gauge!(names::REFOLD_LAG_SECONDS).set(as_gauge(lag_micros) / 1e6);
-    let counts = jobs::count(&mut conn).await?;
+    let counts = jobs::count_unfinished(&mut conn).await?;
     for kind in IntentKind::ALL {
-        for state in JobState::ALL {
+        for state in JobState::ALL.iter().filter(|state| !state.is_over()) {
             let counted = |job: &&(String, String, i64)| job.0 == kind.as_str() && job.1 == state.as_str();
             let count = counts.iter().find(counted).map_or(0, |job| job.2);
             metrics::gauge!(names::JOBS, "kind" => kind.as_str(), "state" => state.as_str())
@@ -215,6 +243,11 @@ async fn refresh_gauges(app: &App) -> Result<(), StoreError> {
     for severity in Severity::ALL {
         let count = count_of(&open, severity.as_str());
         metrics::gauge!(names::FINDINGS, "severity" => severity.as_str()).set(as_gauge(count));
+    }
+    let counts = mail::count_by_state(&mut conn).await?;
+    for state in JobState::ALL.iter().filter(|state| **state != JobState::Unknown) {
+        let count = count_of(&counts, state.as_str());
+        metrics::gauge!(names::MAIL, "state" => state.as_str()).set(as_gauge(count));
     }
     metrics::gauge!(names::LEDGER_DRIFT).set(as_gauge(doctor::ledger_drift(&mut conn).await?));
     Ok(())

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{context::Context, output, run::Exit};
 use crate::{
-    app::{App, archive::Export, replay},
+    app::{App, archive::Export, events, keys::Principal, replay},
     domain::{ids::InboxId, time::Timestamp},
     store::inbox::{self, EventFilter, EventRow, InboxState},
 };
@@ -129,12 +129,7 @@ async fn retry(context: &Context, app: &App, id: &str, now: bool) -> anyhow::Res
         let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
         bail!("several events have this id; name one of them: {}", ids.join(", "));
     };
-    let mut tx = app.db.begin().await?;
-    let is_retried = inbox::retry_parked(&mut tx, &event.id, app.now()).await?;
-    tx.commit().await?;
-    if !is_retried {
-        bail!("event {} is {}, and only parked events are retried", event.id, event.state);
-    }
+    events::retry(app, &Principal::console(), &event.id).await?;
     if now {
         replay::catch_up(app).await?;
     }

@@ -173,6 +173,7 @@ const ATTEMPTS: [&str; 11] = [
 ];
 const RESOLUTIONS: [&str; 7] = ["id", "verdict", "object_id", "evidence", "actor", "approver", "created_at"];
 const FINDINGS: [&str; 4] = ["kind", "severity", "object", "detail"];
+const BANK_PAYOUTS: [&str; 6] = ["id", "amount", "currency", "status", "failure_code", "told_at"];
 
 /// One document, or a table for each part that there is.
 fn show(context: &Context, details: &JobDetails) -> anyhow::Result<()> {
@@ -193,6 +194,7 @@ fn show(context: &Context, details: &JobDetails) -> anyhow::Result<()> {
         ("attempts", &ATTEMPTS),
         ("resolutions", &RESOLUTIONS),
         ("findings", &FINDINGS),
+        ("bank_payouts", &BANK_PAYOUTS),
     ] {
         if let Some(rows) = value[part].as_array().filter(|rows| !rows.is_empty()) {
             output::line(part)?;

@@ -3,6 +3,7 @@
 //! Data goes to standard output through `output.rs`, everything else to standard error. Exit codes are in
 //! `run.rs`. No rule of the product lives here.
 
+mod audit;
 mod context;
 mod demo;
 mod doctor;
@@ -96,6 +97,9 @@ enum Command {
     /// Look at what the program could not decide on its own
     #[command(subcommand)]
     Findings(findings::Command),
+    /// Look at who changed what
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Check configuration, schema, clock and every sum of the ledger
     Doctor,
     /// Bring the schema of the database up to this program

@@ -3,10 +3,9 @@
 //! `serve` and `demo` run the same node. A drain stops accepting, answers what is under way, commits
 //! what the receiver holds, lets each stage finish its step, and keeps health and metrics up until then.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -16,10 +15,11 @@ use crate::{
     app::{App, dispatch::Dispatcher, instance, store_events, worker},
     config::Role,
     http::{
-        self, admin, client, ops, redirect,
+        self, openapi, ops,
         serve::{Limits, serve},
         webhooks,
     },
+    mail::Mailer,
     shutdown::{Drained, Shutdown},
     telemetry,
     transport::Transport,
@@ -74,10 +74,7 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
 
 /// Serves the public listener until the drain, then closes the receiver behind the last request.
 fn start_public(app: &App, listener: TcpListener, shutdown: &Shutdown) {
-    let mut routes: Router = admin::router()
-        .with_state(app.clone())
-        .merge(client::routes(app.clone()))
-        .merge(redirect::routes(app.clone()));
+    let mut routes = http::api(app);
     let mut committer = None;
     if app.config.has_role(Role::Receive) {
         let (receiver, started) = store_events::start_receiver(app, shutdown.tasks());
@@ -85,7 +82,7 @@ fn start_public(app: &App, listener: TcpListener, shutdown: &Shutdown) {
         committer = Some(started);
     }
     let requests = TaskTracker::new();
-    let edge = http::edge(routes, &requests);
+    let edge = http::edge(openapi::described(routes), &requests);
     let limits = Limits::from(&app.config.server);
     let draining = shutdown.draining().clone();
     shutdown.spawn(async move {
@@ -106,13 +103,18 @@ fn start_stages(app: &App, shutdown: &Shutdown) -> anyhow::Result<()> {
     if app.config.has_role(Role::Schedule) {
         shutdown.spawn(worker::run_release(app.clone(), shutdown.draining().clone()));
         shutdown.spawn(worker::run_beat(app.clone(), shutdown.draining().clone()));
+        shutdown.spawn(worker::run_purge(app.clone(), shutdown.draining().clone()));
         shutdown.spawn(worker::run_settle(app.clone(), shutdown.draining().clone()));
     }
     if app.config.has_role(Role::Dispatch) {
         let transport = Transport::new(&app.config.stripe)?;
         let stop = shutdown.draining().clone();
         let dispatcher = Dispatcher::new(app.clone(), transport, shutdown.tasks().clone(), stop.clone());
-        shutdown.spawn(worker::run_dispatch(dispatcher, app.clone(), stop));
+        shutdown.spawn(worker::run_dispatch(dispatcher, app.clone(), stop.clone()));
+        if let Some(mail) = &app.config.mail {
+            let mailer = Arc::new(Mailer::new(mail)?);
+            shutdown.spawn(worker::run_mail(app.clone(), mailer, stop));
+        }
     }
     Ok(())
 }

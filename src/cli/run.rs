@@ -8,7 +8,7 @@ use std::{
 use clap::{CommandFactory as _, Parser as _};
 
 use super::{
-    Cli, Command,
+    Cli, Command, audit,
     context::{Context, UsageError},
     demo, doctor, endpoints, events, explain, findings, jobs, keys, migrate, payouts, replay, sandbox, serve,
     settle,
@@ -75,6 +75,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Explain(args) => explain::run(&Context::load(&global)?, &args).await,
         Command::Keys(command) => keys::run(&Context::load(&global)?, command).await,
         Command::Endpoints(command) => endpoints::run(&Context::load(&global)?, command).await,
+        Command::Audit(command) => audit::run(&Context::load(&global)?, command).await,
         Command::Findings(command) => findings::run(&Context::load(&global)?, command).await,
         Command::Doctor => doctor::run(&Context::load(&global)?).await,
         Command::Migrate => migrate::run(&Context::load(&global)?).await,

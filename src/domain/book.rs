@@ -4,6 +4,7 @@
 //! The book knows nothing of a database. The caller loads every sale that the facts touch, applies the
 //! facts, folds, and writes what changed; a test does the same with an empty book.
 
+mod counting;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -13,6 +14,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+pub use counting::{CounterKey, FirstPayment, Tallies, Tally};
+
 use super::{
     attribution::{self, Attribution, Hints, Surroundings},
     commission::{
@@ -21,8 +24,10 @@ use super::{
     fact::{Fact, Hint, HintSource, ObjectKind, ObjectRef, Subject},
     ids::{EnrollmentId, OrganizationId, ProjectId, SaleId},
     ledger::{Cause, LedgerError},
-    program::Directory,
+    money::BasisPoints,
+    program::{Directory, Enrollment, Program},
     sale::{SaleFacts, Stop, StopKind, Summary},
+    terms::{Position, Standing},
     time::Timestamp,
 };
 
@@ -203,6 +208,31 @@ impl Sale {
         carriers.collect()
     }
 
+    /// The earliest time that a provider gave for its money.
+    fn first_paid_at(&self) -> Option<Timestamp> {
+        self.facts.payments.values().map(|payment| payment.at).min()
+    }
+
+    /// Whose payments this one is counted among: the provider's customer, else the subscription it pays.
+    /// A sale that names neither is a customer of its own.
+    #[must_use]
+    pub fn customer_key(&self) -> String {
+        let carriers = self.carriers();
+        let of_kind = |customer: bool| {
+            carriers.iter().find(|carrier| matches!(carrier.subject, Subject::Customer(_)) == customer)
+        };
+        let scope = |scope: &Scope| format!("{}/{}", scope.project_id, scope.realm.as_str());
+        match of_kind(true).or_else(|| of_kind(false)) {
+            Some(SubjectKey { scope: of, subject: Subject::Customer(id) }) => {
+                format!("{}/customer/{id}", scope(of))
+            }
+            Some(SubjectKey { scope: of, subject: Subject::Subscription(id) }) => {
+                format!("{}/subscription/{id}", scope(of))
+            }
+            Some(SubjectKey { subject: Subject::Sale(_), .. }) | None => format!("sale/{}", self.id),
+        }
+    }
+
     fn advancement(&self) -> u8 {
         self.commissions.iter().map(Commission::advancement).max().unwrap_or(0)
     }
@@ -239,6 +269,10 @@ pub enum FoldError {
     /// The caller did not load the sale of this object. A bug, never a provider's fault.
     #[error("no sale was loaded for {0}")]
     NotLoaded(String),
+    /// What these count was not loaded. Not a fault of the facts: the caller locks and loads them and folds
+    /// once more (`rulings.md` 9).
+    #[error("{} counters were not loaded", .0.len())]
+    Uncounted(BTreeSet<CounterKey>),
     /// The rules crashed on the fact. A bug; the event is kept.
     #[error("the rules crashed on this event")]
     Crashed,
@@ -277,6 +311,8 @@ pub struct Book {
     new_ended: Vec<(Scope, String, Timestamp)>,
     surroundings: BTreeMap<SaleId, Surroundings>,
     dirty: BTreeSet<SaleId>,
+    /// What the rules count beyond one sale, where it was loaded.
+    pub tallies: Tallies,
 }
 
 impl Book {
@@ -578,21 +614,29 @@ impl Book {
         survivor_id
     }
 
-    /// Folds every sale that changed, in order of id, and takes the results over into the book.
+    /// Folds every sale that changed and takes the results over into the book. Sales are folded in the
+    /// order in which they were paid, then of their ids: rules that count others count them so
+    /// (`rulings.md` 9).
     ///
     /// # Errors
-    /// [`FoldError`] when an amount does not fit; then nothing of the batch may be written.
+    /// [`FoldError`] when an amount does not fit, or when a rule counts what was not loaded; then nothing of
+    /// the batch may be written.
     pub fn fold(
         &mut self,
         directory: &Directory,
         now: Timestamp,
         merge_grace_s: i64,
     ) -> Result<Vec<Folded>, FoldError> {
-        let dirty = std::mem::take(&mut self.dirty);
+        let mut dirty: Vec<(Option<Timestamp>, SaleId)> = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .map(|id| (self.sales.get(&id).and_then(Sale::first_paid_at), id))
+            .collect();
+        dirty.sort();
+        let mut tallies = std::mem::take(&mut self.tallies);
         let mut results = Vec::new();
-        for id in dirty {
+        for (_, id) in dirty {
             let Some(sale) = self.sales.get(&id) else { continue };
-            let folded = self.fold_sale(sale, directory, now, merge_grace_s)?;
+            let folded = self.fold_sale(sale, directory, &mut tallies, now, merge_grace_s)?;
             if let Some(sale) = self.sales.get_mut(&id) {
                 for posted in &folded.posted {
                     let commission = posted.commission.clone();
@@ -604,6 +648,11 @@ impl Book {
             }
             results.push(folded);
         }
+        let missing = tallies.take_missing();
+        if !missing.is_empty() {
+            return Err(FoldError::Uncounted(missing));
+        }
+        self.tallies = tallies;
         Ok(results)
     }
 
@@ -611,6 +660,7 @@ impl Book {
         &self,
         sale: &Sale,
         directory: &Directory,
+        tallies: &mut Tallies,
         now: Timestamp,
         merge_grace_s: i64,
     ) -> Result<Folded, FoldError> {
@@ -638,58 +688,151 @@ impl Book {
             owed_to = Some(frozen.enrollment_id.clone());
         }
         let mut commissions: Vec<Commission> = sale.commissions.clone();
-        if let (Some(owed_to), Some(summary)) = (&owed_to, &summary)
-            && !commissions
-                .iter()
-                .any(|commission| commission.enrollment_id == *owed_to && commission.level == 0)
-            && let Some(new) = new_commission(sale, owed_to, summary, directory)?
-        {
-            commissions.push(new);
+        if let (Some(owed_to), Some(summary)) = (&owed_to, &summary) {
+            let known = commissions
+                .iter_mut()
+                .find(|commission| commission.level == 0 && commission.enrollment_id == *owed_to);
+            match (known, directory.membership(owed_to)) {
+                (Some(known), Some((enrollment, program))) => {
+                    if let Some(version) = program.terms_at(summary.paid_at) {
+                        let terms = || enrollment.terms_of(version, summary.paid_at);
+                        known.paid_from(summary.paid_at, version.version, terms);
+                    }
+                }
+                (None, Some((enrollment, program))) => {
+                    commissions.extend(new_commission(sale, enrollment, program, summary, tallies)?);
+                }
+                (_, None) => {}
+            }
         }
-        if let (Some(owed_to), Some(summary)) = (&owed_to, &summary)
-            && let Some((_, program)) = directory.membership(owed_to)
-            && let Some(version) = program.terms_at(summary.paid_at)
-        {
-            let owed = commissions.iter_mut().filter(|commission| commission.enrollment_id == *owed_to);
-            owed.for_each(|commission| commission.paid_from(summary.paid_at, version));
-        }
+        // The direct commission first: those of the sponsors follow it.
+        commissions.sort_by(|a, b| (a.level, &a.id).cmp(&(b.level, &b.id)));
+        let is_direct = |commission: &Commission| {
+            commission.level == 0 && owed_to.as_ref() == Some(&commission.enrollment_id)
+        };
         let mut posted = Vec::new();
-        for mut commission in commissions {
-            let before = sale.commissions.iter().find(|known| known.id == commission.id);
-            if let Some(flags) = sale.inherited_flags.get(&commission.enrollment_id) {
-                Flag::inherit(&mut commission.flags, flags);
-            }
-            let is_owed = sale.merged_into.is_none() && owed_to.as_ref() == Some(&commission.enrollment_id);
-            let voided = if sale.merged_into.is_some() {
-                Some(Voided::Merged)
-            } else if is_owed {
-                None
-            } else {
-                Some(Voided::Reattributed)
+        let mut direct: Option<(Commission, Target)> = None;
+        let (levels_0, uplines): (Vec<_>, Vec<_>) =
+            commissions.into_iter().partition(|commission| commission.level == 0);
+        let look = Look { sale, summary: summary.as_ref(), now, merge_grace_s };
+        for mut commission in levels_0 {
+            let is_owed = sale.merged_into.is_none() && is_direct(&commission);
+            self.inherit_flags(sale, &mut commission);
+            // Only what is owed is counted among the customer's payments.
+            commission.customer_key = commission
+                .customer_key
+                .take()
+                .or_else(|| commission.position.map(|_| sale.customer_key()))
+                .filter(|_| is_owed && commission.terms.standing() == Some(Standing::AmongPayments));
+            let place = match &summary {
+                Some(summary) if is_owed => tallies.place(sale, &commission, summary),
+                Some(_) | None => None,
             };
-            let decisions: Vec<Decision> = sale
-                .decisions
-                .iter()
-                .filter(|decision| decision.enrollment_id == commission.enrollment_id)
-                .cloned()
-                .collect();
-            let target = commission::target(&Input {
-                commission: &commission,
-                sale: summary.as_ref(),
-                voided,
-                decisions: &decisions,
-                more_stops: self.more_stops(sale, &commission, directory),
-                not_before: sale.received_at.plus_secs(merge_grace_s),
-                received_at: sale.received_at,
-                now,
-            })?;
+            let decisions = look.decisions_of(&commission);
+            let input = self.input(&look, &commission, &decisions, is_owed, place, directory);
+            let target = commission::target(&input)?;
             findings.extend(target_finding(sale, &commission, &target));
+            if is_owed {
+                direct = Some((commission.clone(), target.clone()));
+            }
             let result = commission::post(&commission, target)?;
-            if before != Some(&result.commission) {
-                posted.push(result);
+            findings.extend(tallies.note(sale, &result.commission));
+            posted.push(result);
+        }
+        for (mut commission, share) in self.uplines(&look, direct.as_ref(), uplines, directory)? {
+            self.inherit_flags(sale, &mut commission);
+            let decisions = look.decisions_of(&commission);
+            let input = self.input(&look, &commission, &decisions, share.is_some(), None, directory);
+            let target = match (&direct, share) {
+                (Some((_, direct)), Some(share)) => commission::upline_target(&input, direct, share)?,
+                _ => commission::target(&input)?,
+            };
+            findings.extend(target_finding(sale, &commission, &target));
+            posted.push(commission::post(&commission, target)?);
+        }
+        posted.retain(|result| {
+            let before = sale.commissions.iter().find(|known| known.id == result.commission.id);
+            before != Some(&result.commission)
+        });
+        Ok(Folded { sale_id: sale.id.clone(), summary, attribution, posted, findings })
+    }
+
+    /// The commissions of the sponsors: those that exist, and those that the direct one newly calls for.
+    /// With each the sponsor's share of the direct commission, or none when it is owed to nobody any more.
+    fn uplines(
+        &self,
+        look: &Look<'_>,
+        direct: Option<&(Commission, Target)>,
+        mut known: Vec<Commission>,
+        directory: &Directory,
+    ) -> Result<Vec<(Commission, Option<BasisPoints>)>, FoldError> {
+        let mut uplines = Vec::new();
+        if let Some((direct, target)) = direct {
+            let shares = &direct.terms.upline_bps;
+            let chain = directory.sponsors_of(&direct.enrollment_id, direct.paid_at, shares.len());
+            for ((level, share), sponsor) in (1..).zip(shares).zip(chain) {
+                let is_it = |commission: &Commission| {
+                    commission.level == level && commission.enrollment_id == sponsor.id
+                };
+                let upline = match known.iter().position(is_it) {
+                    Some(place) => Commission {
+                        conversion_id: direct.conversion_id.clone(),
+                        terms: direct.terms.clone(),
+                        terms_version: direct.terms_version,
+                        paid_at: direct.paid_at,
+                        ..known.swap_remove(place)
+                    },
+                    None if directory.multi_level && sponsor.is_active_at(direct.paid_at) => {
+                        let upline = direct.upline(&look.sale.id, &sponsor.id, level);
+                        if share.of(target.amount())? == 0 {
+                            continue;
+                        }
+                        upline
+                    }
+                    None => continue,
+                };
+                uplines.push((upline, Some(*share)));
             }
         }
-        Ok(Folded { sale_id: sale.id.clone(), summary, attribution, posted, findings })
+        uplines.extend(known.into_iter().map(|commission| (commission, None)));
+        Ok(uplines)
+    }
+
+    fn inherit_flags(&self, sale: &Sale, commission: &mut Commission) {
+        if let Some(flags) = sale.inherited_flags.get(&commission.enrollment_id) {
+            Flag::inherit(&mut commission.flags, flags);
+        }
+    }
+
+    /// What the target of a commission is computed from.
+    fn input<'a>(
+        &self,
+        look: &Look<'a>,
+        commission: &'a Commission,
+        decisions: &'a [Decision],
+        is_owed: bool,
+        position: Option<Position>,
+        directory: &Directory,
+    ) -> Input<'a> {
+        let sale = look.sale;
+        let voided = if sale.merged_into.is_some() {
+            Some(Voided::Merged)
+        } else if is_owed {
+            None
+        } else {
+            Some(Voided::Reattributed)
+        };
+        Input {
+            commission,
+            sale: look.summary,
+            voided,
+            decisions,
+            more_stops: self.more_stops(sale, commission, directory),
+            not_before: sale.received_at.plus_secs(look.merge_grace_s),
+            received_at: sale.received_at,
+            now: look.now,
+            position,
+        }
     }
 
     fn hints_of(&self, sale: &Sale) -> Hints {
@@ -714,7 +857,8 @@ impl Book {
     /// by either.
     fn more_stops(&self, sale: &Sale, commission: &Commission, directory: &Directory) -> BTreeSet<Stop> {
         let mut stops = BTreeSet::new();
-        for carrier in sale.carriers() {
+        // What stops the sale stops the sponsors through the direct commission.
+        for carrier in sale.carriers().into_iter().filter(|_| commission.level == 0) {
             if let Subject::Subscription(subscription) = carrier.subject {
                 let key = (carrier.scope, subscription);
                 if self.ended.contains_key(&key) {
@@ -733,32 +877,52 @@ impl Book {
     }
 }
 
-/// The direct commission of a sale that has none for this enrollment yet; `None` if it would earn
-/// nothing, or if the enrollment is unknown.
+/// What every commission of one sale is looked at with.
+struct Look<'a> {
+    sale: &'a Sale,
+    summary: Option<&'a Summary>,
+    now: Timestamp,
+    merge_grace_s: i64,
+}
+
+impl Look<'_> {
+    /// The decisions about the commission, in order of time.
+    fn decisions_of(&self, commission: &Commission) -> Vec<Decision> {
+        let about = |decision: &&Decision| decision.enrollment_id == commission.enrollment_id;
+        self.sale.decisions.iter().filter(about).cloned().collect()
+    }
+}
+
+/// The direct commission of a sale that has none for this enrollment yet; `None` if it would earn nothing
+/// and no rule has to say why.
 fn new_commission(
     sale: &Sale,
-    enrollment_id: &EnrollmentId,
+    enrollment: &Enrollment,
+    program: &Program,
     summary: &Summary,
-    directory: &Directory,
+    tallies: &mut Tallies,
 ) -> Result<Option<Commission>, FoldError> {
-    let Some((enrollment, program)) = directory.membership(enrollment_id) else { return Ok(None) };
     let Some(version) = program.terms_at(summary.paid_at) else { return Ok(None) };
-    let earned = version.terms.earned(summary)?;
-    if earned.amount == 0 {
-        return Ok(None);
+    let mut terms = enrollment.terms_of(version, summary.paid_at);
+    let mut terms_version = version.version;
+    let customer_key = program.follows_customers().then(|| sale.customer_key());
+    // The customer's first payment froze the terms of the later ones.
+    if let Some(first) = customer_key.as_ref().and_then(|key| tallies.first_payment(&enrollment.id, key)) {
+        (terms, terms_version) = (first.terms.clone(), first.terms_version);
     }
-    Ok(Some(Commission {
+    let is_followed = terms.standing() == Some(Standing::AmongPayments);
+    let mut commission = Commission {
         id: Commission::id_of(&sale.id, &enrollment.id, 0),
         conversion_id: Commission::conversion_id_of(&sale.id, &enrollment.id),
         sale_id: sale.id.clone(),
         enrollment_id: enrollment.id.clone(),
         program_id: program.id.clone(),
         level: 0,
-        currency: earned.currency,
-        terms: version.terms.clone(),
-        terms_version: version.version,
-        base: earned.base,
-        amount: earned.amount,
+        currency: summary.currency,
+        terms,
+        terms_version,
+        base: 0,
+        amount: 0,
         earned: 0,
         clawed: 0,
         held: 0,
@@ -770,7 +934,17 @@ fn new_commission(
         paid_at: summary.paid_at,
         due_at: None,
         flags: BTreeMap::new(),
-    }))
+        position: None,
+        customer_key: customer_key.filter(|_| is_followed),
+        counted: None,
+    };
+    let place = tallies.place(sale, &commission, summary);
+    let earned = commission.terms.earned(summary, place.as_ref())?;
+    if earned.amount == 0 && earned.limit.is_none() && !summary.is_event {
+        return Ok(None);
+    }
+    (commission.currency, commission.base, commission.amount) = (earned.currency, earned.base, earned.amount);
+    Ok(Some(commission))
 }
 
 fn attribution_contradiction(sale: &Sale, frozen: &Commission) -> Finding {
@@ -867,6 +1041,14 @@ pub fn is_allowed(decision: DecisionKind, state: CommissionState) -> bool {
             | CommissionState::InPayout
             | CommissionState::Paid => true,
             CommissionState::Denied | CommissionState::Reversed => false,
+        },
+        DecisionKind::HoldPeriod => match state {
+            CommissionState::AwaitingReview | CommissionState::Held | CommissionState::Flagged => true,
+            CommissionState::Payable
+            | CommissionState::InPayout
+            | CommissionState::Paid
+            | CommissionState::Denied
+            | CommissionState::Reversed => false,
         },
         DecisionKind::TransferClawback => false,
     }

@@ -6,18 +6,20 @@
 
 #[cfg(test)]
 mod tests;
+mod upline;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ids::{CommissionId, ConversionId, DecisionId, EnrollmentId, ProgramId, SaleId},
     ledger::{self, Account, Entry, EntryKind, LedgerError, Lot, Owner, Posting, Side},
-    money::{self, Currency, MoneyError},
-    program::{TermsVersion, words},
+    money::{self, Currency, Money, MoneyError},
+    program::words,
     sale::{Stop, StopKind, Summary},
-    terms::{ApprovalMode, Terms},
+    terms::{ApprovalMode, Earned, Position, Standing, Terms},
     time::Timestamp,
 };
+pub use upline::upline_target;
 
 words! {
     /// Stored state of a commission (`semantics.md`, "One state machine"). Computed, never set by hand.
@@ -55,6 +57,8 @@ words! {
         /// The transfer that paid it came back, whole or in part (`rulings.md` 15). Recorded by the
         /// program, never by a person.
         TransferClawback = "transfer_clawback",
+        /// Hold it for another number of days than the program says.
+        HoldPeriod = "hold_period",
     }
 }
 
@@ -86,6 +90,7 @@ pub struct Decision {
     pub reason: Option<ClawbackReason>,
     /// For clawbacks: minor units of the commission; absent takes all. For transfer clawbacks: the change
     /// against the earlier ones of the same payout, so their sum counts; rounding can make one negative.
+    /// For hold periods: days of 86 400 s.
     pub amount: Option<i64>,
     /// When it was decided.
     pub at: Timestamp,
@@ -168,6 +173,13 @@ pub struct Commission {
     pub due_at: Option<Timestamp>,
     /// Stops raised on it.
     pub flags: BTreeMap<Stop, Flag>,
+    /// Where its sale stands among others, once it has accrued under a rule that asks for that.
+    pub position: Option<Position>,
+    /// The customer whose payments are counted, while this one is among them.
+    pub customer_key: Option<String>,
+    /// What it adds to the tiers of later sales: the base that was kept, in the sale's currency. None
+    /// while it is not accepted or was taken back.
+    pub counted: Option<Money>,
 }
 
 impl Commission {
@@ -210,14 +222,44 @@ impl Commission {
     /// Terms are frozen as of `paid_at` (`rulings.md` 7), and a better teller of that time may come
     /// after the commission was made. Without this, a payment near a change of terms would earn by
     /// whichever event came first. What a payout claimed stands.
-    pub fn paid_from(&mut self, paid_at: Timestamp, version: &TermsVersion) {
+    ///
+    /// A later payment of a customer keeps the terms of the first (`semantics.md`, "Recurring length").
+    pub fn paid_from(&mut self, paid_at: Timestamp, version: i64, terms: impl FnOnce() -> Terms) {
         if self.claimed || self.paid_at == paid_at {
             return;
         }
         self.paid_at = paid_at;
-        if self.terms_version != version.version {
-            self.terms_version = version.version;
-            self.terms = version.terms.clone();
+        let follows = matches!(self.position, Some(Position::Payments { number, .. }) if number > 1);
+        if !follows && self.terms_version != version {
+            self.terms_version = version;
+            self.terms = terms();
+        }
+    }
+
+    /// The commission of a sponsor of the affiliate, on which nothing is posted yet. It belongs to the same
+    /// conversion.
+    #[must_use]
+    pub fn upline(&self, sale: &SaleId, sponsor: &EnrollmentId, level: i64) -> Self {
+        Self {
+            id: Self::id_of(sale, sponsor, level),
+            enrollment_id: sponsor.clone(),
+            level,
+            base: 0,
+            amount: 0,
+            earned: 0,
+            clawed: 0,
+            held: 0,
+            released: 0,
+            state: CommissionState::Held,
+            reason: None,
+            claimed: false,
+            revision: 0,
+            due_at: None,
+            flags: BTreeMap::new(),
+            position: None,
+            customer_key: None,
+            counted: None,
+            ..self.clone()
         }
     }
 
@@ -272,6 +314,8 @@ pub struct Input<'a> {
     pub received_at: Timestamp,
     /// Now.
     pub now: Timestamp,
+    /// Where the sale stands among others: as stored, or as it would be stored now.
+    pub position: Option<Position>,
 }
 
 /// What a commission should be.
@@ -287,10 +331,23 @@ pub struct Target {
     reason: Option<String>,
     due_at: Option<Timestamp>,
     flags: BTreeMap<Stop, Flag>,
+    /// Of what is clawed, all but what came back of the transfer that paid it: a sponsor's commission
+    /// follows this part.
+    lost: i64,
+    position: Option<Position>,
+    counted: Option<Money>,
     /// The tax of the sale stayed unknown for a day (`rulings.md` 7).
     pub tax_overdue: bool,
     /// The sale turned out to be in another currency than the commission that a payout claimed.
     pub currency_contradiction: bool,
+}
+
+impl Target {
+    /// What the rule gives, minor units of the commission's currency.
+    #[must_use]
+    pub const fn amount(&self) -> i64 {
+        self.amount
+    }
 }
 
 /// How long tax may stay unknown before an operator is told (`rulings.md` 7).
@@ -306,13 +363,15 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
     let (Some(sale), None) = (input.sale, input.voided) else {
         return Ok(void(commission, input.voided.unwrap_or(Voided::Reattributed)));
     };
-    let earned = commission.terms.earned(sale)?;
-    let flags = flags(input, sale);
+    let earned = commission.terms.earned(sale, input.position.as_ref())?;
+    let flags = flags(input, sale.stops.iter().chain(&input.more_stops).collect());
     let stopped = flags.values().any(|flag| flag.cleared.is_none());
 
     let rejected = input.decisions.iter().any(|decision| decision.kind == DecisionKind::Reject);
     let approved = input.decisions.iter().any(|decision| decision.kind == DecisionKind::Approve);
-    let clawed = clawed(input, sale, earned.amount)?;
+    let told = money::sub(earned.amount, commission.terms.kept(&earned, sale)?)?;
+    let Clawed { lost, clawed } = clawed(input, told, earned.amount)?;
+    let counted = counted(commission, sale, &earned, clawed)?;
     let base = Target {
         currency: earned.currency,
         base: earned.base,
@@ -321,9 +380,12 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
         clawed,
         released: commission.is_released(),
         state: commission.state,
-        reason: None,
+        reason: earned.limit.map(|limit| limit.as_str().to_owned()),
         due_at: None,
         flags,
+        lost,
+        position: input.position,
+        counted,
         tax_overdue: false,
         currency_contradiction: false,
     };
@@ -337,6 +399,7 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
                 amount: commission.amount,
                 earned: commission.earned,
                 clawed: commission.clawed,
+                counted: commission.counted,
                 currency_contradiction: true,
                 ..base
             });
@@ -351,6 +414,9 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
             clawed: commission.earned,
             released: false,
             state: CommissionState::Denied,
+            reason: None,
+            position: commission.position,
+            counted: None,
             ..base
         });
     }
@@ -363,6 +429,8 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
             released: false,
             state: CommissionState::Reversed,
             reason: Some(reversal_reason(input, sale).to_owned()),
+            position: if accrues { base.position } else { commission.position },
+            counted: None,
             ..base
         });
     }
@@ -372,6 +440,9 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
             clawed: 0,
             released: false,
             state: CommissionState::AwaitingReview,
+            // Decided when it accrues (`rulings.md` 9); until then the amount is what it would be now.
+            position: commission.position,
+            counted: None,
             ..base
         });
     }
@@ -397,12 +468,39 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
         });
     }
     // Once released it stays released, so that a later event about the sale does not flap.
-    let hold_over =
-        sale.paid_at.plus_days(i64::from(commission.terms.hold_period_days)).max(input.not_before);
+    let hold_over = sale.paid_at.plus_days(hold_days(input)).max(input.not_before);
     if base.released || now >= hold_over {
         return Ok(Target { released: true, state: CommissionState::Payable, ..base });
     }
     Ok(Target { released: false, state: CommissionState::Held, due_at: Some(hold_over), ..base })
+}
+
+/// How long the commission is held: as a person last said, else as its terms say. Days.
+fn hold_days(input: &Input<'_>) -> i64 {
+    let said = input.decisions.iter().rev().find(|decision| decision.kind == DecisionKind::HoldPeriod);
+    let terms = i64::from(input.commission.terms.hold_period_days);
+    said.and_then(|decision| decision.amount).unwrap_or(terms)
+}
+
+/// What an accepted sale adds to the tiers of later ones: refunds lower it, for later sales only
+/// (`semantics.md`, "Tiers").
+fn counted(
+    commission: &Commission,
+    sale: &Summary,
+    earned: &Earned,
+    clawed: i64,
+) -> Result<Option<Money>, MoneyError> {
+    let is_lost =
+        (clawed >= earned.amount && earned.amount > 0) || (sale.taken >= sale.amount && sale.amount > 0);
+    if commission.terms.standing() != Some(Standing::AmongSales) || is_lost {
+        return Ok(None);
+    }
+    // An event without money is one more sale and no more revenue.
+    let minor = match money::sub(sale.amount, sale.taken)? {
+        0 => 0,
+        kept => money::share(earned.base, kept, sale.amount)?,
+    };
+    Ok(Some(Money { minor, currency: sale.currency }))
 }
 
 /// A commission that is owed to nobody: what was accrued is taken back.
@@ -420,25 +518,38 @@ fn void(commission: &Commission, why: Voided) -> Target {
         reason: Some(why.as_str().to_owned()),
         due_at: None,
         flags: commission.flags.clone(),
+        lost: commission.earned,
+        position: commission.position,
+        counted: None,
         tax_overdue: false,
         currency_contradiction: false,
     }
 }
 
-/// What is taken back: the provider's refunds and disputes in proportion, what people decided, and what
-/// came back of the transfer that paid it, together at most the commission. The cash that came back is
-/// never owed twice: a refund of the same sale finds only the rest (`rulings.md` 15).
-fn clawed(input: &Input<'_>, sale: &Summary, commission: i64) -> Result<i64, MoneyError> {
-    let told = money::sub(commission, input.commission.terms.kept(commission, sale)?)?;
-    let (mut same_event, mut on_top) = (0, 0);
+/// What is taken back of a commission, minor units.
+struct Clawed {
+    /// By refunds, disputes and people.
+    lost: i64,
+    /// And by the transfer that came back. At most the commission.
+    clawed: i64,
+}
+
+/// What is taken back: what the provider's refunds and disputes take (`told`), what people decided, and
+/// what came back of the transfer that paid it, together at most the commission. The cash that came back
+/// is never owed twice: a refund of the same sale finds only the rest (`rulings.md` 15).
+fn clawed(input: &Input<'_>, told: i64, commission: i64) -> Result<Clawed, MoneyError> {
+    let (mut same_event, mut on_top, mut came_back) = (0, 0, 0);
     for decision in input.decisions {
         match decision.kind {
             DecisionKind::Clawback => {}
             DecisionKind::TransferClawback => {
-                on_top = money::add(on_top, decision.amount.unwrap_or(0))?;
+                came_back = money::add(came_back, decision.amount.unwrap_or(0))?;
                 continue;
             }
-            DecisionKind::Attribute | DecisionKind::Approve | DecisionKind::Reject => continue,
+            DecisionKind::Attribute
+            | DecisionKind::Approve
+            | DecisionKind::Reject
+            | DecisionKind::HoldPeriod => continue,
         }
         let amount = decision.amount.unwrap_or(commission).clamp(0, commission);
         match decision.reason {
@@ -450,11 +561,13 @@ fn clawed(input: &Input<'_>, sale: &Summary, commission: i64) -> Result<i64, Mon
             }
         }
     }
-    Ok(money::add(told.max(same_event), on_top)?.clamp(0, commission))
+    let lost = money::add(told.max(same_event), on_top)?;
+    let clawed = money::add(lost, came_back)?.clamp(0, commission);
+    Ok(Clawed { lost: lost.clamp(0, commission), clawed })
 }
 
 fn reversal_reason(input: &Input<'_>, sale: &Summary) -> &'static str {
-    if sale.taken >= sale.amount {
+    if sale.taken >= sale.amount && sale.amount > 0 {
         if sale.disputed > sale.refunded { "dispute" } else { "refund" }
     } else if input.decisions.iter().any(|decision| decision.kind == DecisionKind::Clawback) {
         "clawback"
@@ -466,9 +579,8 @@ fn reversal_reason(input: &Input<'_>, sale: &Summary) -> &'static str {
 
 /// The flags after looking at the facts: new causes are raised, causes that went away are cleared.
 /// An approval clears the flags that stand at that moment, see [`Commission::clear_flags`].
-fn flags(input: &Input<'_>, sale: &Summary) -> BTreeMap<Stop, Flag> {
+fn flags(input: &Input<'_>, stops: BTreeSet<&Stop>) -> BTreeMap<Stop, Flag> {
     let mut flags = input.commission.flags.clone();
-    let stops: BTreeSet<&Stop> = sale.stops.iter().chain(&input.more_stops).collect();
     for stop in &stops {
         flags.entry((*stop).clone()).or_insert(Flag { raised_at: input.now, cleared: None });
     }
@@ -533,6 +645,8 @@ pub fn post(commission: &Commission, target: Target) -> Result<Posted, LedgerErr
     after.reason = target.reason;
     after.due_at = target.due_at;
     after.flags = target.flags;
+    after.position = target.position;
+    after.counted = target.counted;
     let lots = entries.iter().map(Lot::of).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     Ok(Posted { commission: after, entries, lots })
 }

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{ids::IntentId, money::Currency, time::Timestamp};
 
 /// What kind of object an id of a payment names. All of them can be aliases of one sale
@@ -208,6 +210,20 @@ pub struct SalePaid {
     pub billing_reason: Option<String>,
     /// The buyer's e-mail address as written. Personal data: stored apart, never logged.
     pub buyer_email: Option<String>,
+    /// What was sold, line by line, where the object tells it.
+    pub items: Vec<Item>,
+}
+
+/// One line of a sale.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Item {
+    /// The provider's id of the price.
+    pub price: Option<String>,
+    /// The provider's id of the product.
+    pub product: Option<String>,
+    /// What was asked for it, minor units of the sale's currency. Negative for a line that takes off.
+    /// Only the proportion between the lines counts, so that discounts and tax need not be told by line.
+    pub amount: i64,
 }
 
 /// One refund object.

@@ -125,6 +125,10 @@ text_id!(
     ProjectId, "proj_"
 );
 text_id!(
+    /// A person who signed up.
+    AccountId, "acc_"
+);
+text_id!(
     /// A webhook endpoint: provider, mode and signing secrets, bound to one project.
     EndpointId, "ep_"
 );
@@ -207,6 +211,22 @@ text_id!(
 text_id!(
     /// Something an operator should look at.
     FindingId, "find_"
+);
+text_id!(
+    /// A change that somebody made.
+    AuditId, "aud_"
+);
+text_id!(
+    /// A request that was sent with an Idempotency-Key.
+    IdempotencyId, "idem_"
+);
+text_id!(
+    /// Something that an affiliate is told of once.
+    NoticeId, "ntc_"
+);
+text_id!(
+    /// An e-mail to an affiliate.
+    MailId, "mail_"
 );
 
 #[cfg(test)]

@@ -24,6 +24,10 @@ pub const WINDOW_S: i64 = 20 * 3_600;
 /// How often a provider may repeat a stored server error before asking again is pointless.
 pub const REPLAYED_ERRORS_MAX: u32 = 2;
 
+/// How often a first-hand refusal that the provider advises to try again is tried again under its key. A
+/// provider that stores the refusal repeats it at once and ends this; one that stores nothing would go on.
+pub const ADVISED_RETRIES_MAX: u32 = 5;
+
 /// How long look-ups go on once a key's window is over, seconds: as long as a provider shows its events.
 pub const LOOK_UP_FOR_S: i64 = 30 * 86_400;
 
@@ -111,6 +115,9 @@ pub struct Sent {
     pub verdict: Option<Verdict>,
     /// Whether the provider said that the answer was stored under the key before.
     pub replayed: bool,
+    /// Whether the provider advised to try again. It decides whether that is done, never what happened
+    /// (`rulings.md` 16, F-P-13).
+    pub retry_advised: bool,
     /// When it was written down, just before it was made.
     pub at: Timestamp,
 }
@@ -311,6 +318,10 @@ impl Intent {
             }
             Verdict::InsufficientFunds if refusal_stands => Outcome::Wait(Waiting::Funds),
             Verdict::AccountNotReady if refusal_stands => Outcome::Wait(Waiting::Account),
+            // The same bytes under the same key execute at most once, so following the advice is safe, and the
+            // other refusals are tried again anyway when what was missing is there. An answer from the key
+            // stays what it is.
+            Verdict::Refused if refusal_stands && !replayed && self.is_advised_to_retry() => Outcome::Again,
             Verdict::Refused if refusal_stands => Outcome::Failed,
             Verdict::NotSent
             | Verdict::TurnedAway
@@ -322,6 +333,13 @@ impl Intent {
                 self.fault().map_or(Outcome::Again, Outcome::Quarantined)
             }
         }
+    }
+
+    /// Whether the provider advises to try the refusal again that it gave last, and has not done so too often.
+    fn is_advised_to_retry(&self) -> bool {
+        let is_advised = |sent: &&Sent| sent.verdict == Some(Verdict::Refused) && sent.retry_advised;
+        let times = self.sends.iter().filter(is_advised).count();
+        self.sends.last().as_ref().is_some_and(is_advised) && times <= ADVISED_RETRIES_MAX as usize
     }
 
     /// What a look-up that read the whole list leads to.

@@ -16,6 +16,7 @@ pub mod intent;
 pub mod job;
 pub mod ledger;
 pub mod money;
+pub mod notice;
 pub mod payout;
 pub mod program;
 pub mod retry;
@@ -25,3 +26,4 @@ pub mod terms;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod window;

@@ -163,11 +163,19 @@ impl<'de> serde::Deserialize<'de> for BasisPoints {
 /// [`MoneyError::EmptyWhole`] when `whole` is not positive, [`MoneyError::Overflow`] when the result
 /// does not fit.
 pub fn share(amount: i64, part: i64, whole: i64) -> Result<i64, MoneyError> {
+    // Two 64-bit factors always fit 127 bits.
+    divide(i128::from(amount).checked_mul(i128::from(part)).ok_or(MoneyError::Overflow)?, whole)
+}
+
+/// `product ÷ whole`, rounded half up on the magnitude: for sums of products that are rounded once.
+///
+/// # Errors
+/// As [`share`].
+pub fn divide(product: i128, whole: i64) -> Result<i64, MoneyError> {
     if whole <= 0 {
         return Err(MoneyError::EmptyWhole);
     }
-    // Two 64-bit factors always fit 127 bits, and doubling the remainder of a 64-bit divisor too.
-    let product = i128::from(amount).checked_mul(i128::from(part)).ok_or(MoneyError::Overflow)?;
+    // Doubling the remainder of a 64-bit divisor always fits.
     let whole = i128::from(whole);
     let magnitude = product.checked_abs().ok_or(MoneyError::Overflow)?;
     let doubled = magnitude.rem_euclid(whole).checked_mul(2).ok_or(MoneyError::Overflow)?;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ids::{EnrollmentId, OrganizationId, ProgramId},
-    terms::Terms,
+    terms::{CommissionRule, Rate, Terms},
     time::Timestamp,
 };
 
@@ -31,6 +31,12 @@ macro_rules! words {
             #[must_use]
             pub fn parse(word: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|value| value.as_str() == word)
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
             }
         }
     };
@@ -112,7 +118,7 @@ impl Default for TouchRules {
 }
 
 /// A value and the instant from which it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Dated<T> {
     /// From when, inclusive.
     pub at: Timestamp,
@@ -127,7 +133,7 @@ pub fn as_of<T>(rows: &[Dated<T>], at: Timestamp) -> Option<&T> {
 }
 
 /// A numbered version of a program's terms.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TermsVersion {
     /// 1, 2, 3, …
     pub version: i64,
@@ -157,6 +163,13 @@ impl Program {
     pub fn terms_at(&self, at: Timestamp) -> Option<&TermsVersion> {
         as_of(&self.terms, at).or_else(|| self.terms.first().map(|row| &row.value))
     }
+
+    /// Whether any version of the terms follows customers from payment to payment. Then a customer's first
+    /// payment may have frozen terms that hold for a sale under later ones.
+    #[must_use]
+    pub fn follows_customers(&self) -> bool {
+        self.terms.iter().any(|row| matches!(row.value.terms.commission, CommissionRule::Recurring { .. }))
+    }
 }
 
 /// An affiliate's membership as the fold reads it.
@@ -172,6 +185,24 @@ pub struct Enrollment {
     pub statuses: Vec<Dated<EnrollmentStatus>>,
     /// Normalised e-mail addresses of the affiliate. Personal data.
     pub emails: BTreeSet<String>,
+    /// The affiliate's own rate over time; none: the program's holds.
+    pub rates: Vec<Dated<Option<Rate>>>,
+    /// The sponsor over time, an enrollment of the same program.
+    pub sponsors: Vec<Dated<Option<EnrollmentId>>>,
+}
+
+impl Enrollment {
+    /// Whether it earned at `at`.
+    #[must_use]
+    pub fn is_active_at(&self, at: Timestamp) -> bool {
+        as_of(&self.statuses, at) == Some(&EnrollmentStatus::Active)
+    }
+
+    /// The terms of a sale paid at `at`, with the affiliate's own rate where they had one.
+    #[must_use]
+    pub fn terms_of(&self, version: &TermsVersion, at: Timestamp) -> Terms {
+        Terms { rate_override: as_of(&self.rates, at).copied().flatten(), ..version.terms.clone() }
+    }
 }
 
 /// A referral or coupon code.
@@ -194,6 +225,9 @@ pub struct Directory {
     pub enrollments: BTreeMap<EnrollmentId, Enrollment>,
     /// By owner and normalised code.
     pub codes: BTreeMap<(OrganizationId, String), Code>,
+    /// Whether the platform lets sponsors earn (`REMIT_PROGRAMS__MULTI_LEVEL`). What they earn already
+    /// stays when it is switched off.
+    pub multi_level: bool,
 }
 
 /// How codes are compared: trimmed, ASCII case ignored, so that both database engines agree.
@@ -258,6 +292,23 @@ impl Directory {
         self.membership(enrollment).is_some_and(|(_, program)| program.organization_id == *owner)
     }
 
+    /// The sponsors of an enrollment as of `at`, the nearest first, at most `levels`. A sponsor who did
+    /// not earn then leaves their level empty; nobody moves up.
+    #[must_use]
+    pub fn sponsors_of(&self, id: &EnrollmentId, at: Timestamp, levels: usize) -> Vec<&Enrollment> {
+        let mut chain: Vec<&Enrollment> = Vec::new();
+        let mut next = self.enrollments.get(id);
+        while let Some(enrollment) = next.filter(|_| chain.len() < levels) {
+            let sponsor = as_of(&enrollment.sponsors, at).and_then(Option::as_ref);
+            next = sponsor
+                .and_then(|sponsor| self.enrollments.get(sponsor))
+                // Cycles are refused where sponsors are set; a walk that trusts that could never end.
+                .filter(|sponsor| sponsor.id != *id && !chain.iter().any(|known| known.id == sponsor.id));
+            chain.extend(next);
+        }
+        chain
+    }
+
     /// An enrollment with its program.
     #[must_use]
     pub fn membership(&self, id: &EnrollmentId) -> Option<(&Enrollment, &Program)> {
@@ -269,7 +320,7 @@ impl Directory {
 
 /// Whether the affiliate and the program were both active.
 fn earns_at(enrollment: &Enrollment, program: &Program, at: Timestamp) -> Result<(), NoAttribution> {
-    if as_of(&enrollment.statuses, at) != Some(&EnrollmentStatus::Active) {
+    if !enrollment.is_active_at(at) {
         return Err(NoAttribution::EnrollmentNotActive);
     }
     if as_of(&program.statuses, at) != Some(&ProgramStatus::Active) {

@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use super::fact::Item;
 use super::{
     email,
     fact::{
@@ -38,6 +39,8 @@ pub struct Payment {
     pub subscription: Option<String>,
     /// The provider's word for why it was billed.
     pub billing_reason: Option<String>,
+    /// What was sold, line by line; empty where it was not told.
+    pub items: Vec<Item>,
 }
 
 /// Everything told about one sale.
@@ -143,6 +146,10 @@ pub struct Summary {
     pub subscription: Option<String>,
     /// The provider's word for why it was billed.
     pub billing_reason: Option<String>,
+    /// What was sold, line by line, in the words of the best teller that tells it.
+    pub items: Vec<Item>,
+    /// Whether it was reported as something that needs no money, such as a sign-up.
+    pub is_event: bool,
     /// What stops unpaid money now.
     pub stops: BTreeSet<Stop>,
     /// What an operator should see.
@@ -226,6 +233,7 @@ impl SaleFacts {
             customer: paid.customer.clone(),
             subscription: paid.subscription.clone(),
             billing_reason: paid.billing_reason.clone(),
+            items: paid.items.clone(),
         };
         if let Some(email) =
             paid.buyer_email.as_deref().map(email::normalise).filter(|email| !email.is_empty())
@@ -247,6 +255,10 @@ impl SaleFacts {
                 keep_either(&mut known.customer, told.customer);
                 keep_either(&mut known.subscription, told.subscription);
                 keep_either(&mut known.billing_reason, told.billing_reason);
+                // The longer list tells more: an event may carry the first lines only.
+                if (told.items.len(), &told.items) > (known.items.len(), &known.items) {
+                    known.items = told.items;
+                }
             }
         }
     }
@@ -335,6 +347,7 @@ impl SaleFacts {
                 subscription: payment.subscription,
                 billing_reason: payment.billing_reason,
                 buyer_email: None,
+                items: payment.items,
             });
         }
         for refund in other.refunds.values() {
@@ -394,6 +407,11 @@ impl SaleFacts {
             customer: first_told(|payment| payment.customer.as_ref()),
             subscription: first_told(|payment| payment.subscription.as_ref()),
             billing_reason: first_told(|payment| payment.billing_reason.as_ref()),
+            items: told
+                .iter()
+                .find(|(_, payment)| !payment.items.is_empty())
+                .map_or_else(Vec::new, |(_, payment)| payment.items.clone()),
+            is_event: false,
             stops: self.stops(),
             oddities,
         }))

@@ -1,32 +1,18 @@
 //! What a program pays: the versioned commission document and the conditions around it.
+//!
+//! [`rule`] says what a commission document may look like, [`evaluate`] what one sale earns under it.
 
+mod evaluate;
+mod rule;
 #[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    money::{BasisPoints, Currency, MoneyError},
-    sale::Summary,
-};
+pub use evaluate::{Earned, Limit, Of, Part, Position, Standing};
+pub use rule::{CommissionRule, InvalidRule, ProductRate, Rate, Tier, TierBasis, TierMode};
 
-/// How much one sale earns. Units: basis points, or minor units of the named currency.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum CommissionRule {
-    /// A share of the base.
-    Percentage {
-        /// 0 to 10 000.
-        bps: BasisPoints,
-    },
-    /// The same amount for every sale.
-    Flat {
-        /// Minor units, 0 or more.
-        amount_cents: i64,
-        /// Currency of the amount, and so of the commission.
-        currency: Currency,
-    },
-}
+use super::money::BasisPoints;
 
 /// What a percentage is taken of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,54 +66,15 @@ pub struct Terms {
     /// Days of 86 400 s between payment and payable, 0 to 3650.
     #[serde(default)]
     pub hold_period_days: u16,
-}
-
-/// What one sale earns before anything is taken back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Earned {
-    /// Minor units.
-    pub amount: i64,
-    /// Currency of `amount`.
-    pub currency: Currency,
-    /// What a percentage was taken of, minor units of the sale's currency.
-    pub base: i64,
-    /// Whether `base` had to be taken with its tax because nobody told the tax yet.
-    pub tax_missing: bool,
-}
-
-impl Terms {
-    /// What `sale` earns under these terms, rounded half up once.
-    pub fn earned(&self, sale: &Summary) -> Result<Earned, MoneyError> {
-        let (base, tax_missing) = match (self.commission_base, sale.tax) {
-            (CommissionBase::Gross, _) => (sale.amount, false),
-            (CommissionBase::NetOfTax, Some(tax)) => (super::money::sub(sale.amount, tax)?.max(0), false),
-            (CommissionBase::NetOfTax, None) => (sale.amount, true),
-        };
-        let earned = match &self.commission {
-            CommissionRule::Percentage { bps } => {
-                Earned { amount: bps.of(base)?, currency: sale.currency, base, tax_missing }
-            }
-            CommissionRule::Flat { amount_cents, currency } => {
-                // A sale without money (a trial) earns nothing, flat or not.
-                let amount = if sale.amount > 0 { *amount_cents } else { 0 };
-                Earned { amount, currency: *currency, base, tax_missing: false }
-            }
-        };
-        Ok(earned)
-    }
-
-    /// What stays of `commission` when `sale.taken` of `sale.amount` was given back
-    /// (`semantics.md`, "Partial refund"): from totals, rounded once, never per event.
-    pub fn kept(&self, commission: i64, sale: &Summary) -> Result<i64, MoneyError> {
-        if sale.taken >= sale.amount {
-            return Ok(0);
-        }
-        match (&self.commission, self.flat_on_partial) {
-            (CommissionRule::Flat { .. }, FlatOnPartial::Keep) => Ok(commission),
-            (CommissionRule::Flat { .. }, FlatOnPartial::Proportional)
-            | (CommissionRule::Percentage { .. }, _) => {
-                super::money::share(commission, super::money::sub(sale.amount, sale.taken)?, sale.amount)
-            }
-        }
-    }
+    /// Rates of their own for some of what is sold; at most one per price or product.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub product_rates: Vec<ProductRate>,
+    /// What sponsors get of the direct commission, the direct affiliate's sponsor first. Empty: the
+    /// program has one level (`rulings.md` 8).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upline_bps: Vec<BasisPoints>,
+    /// The affiliate's own rate. No version of a program has one: it is put in when the terms of a
+    /// commission are frozen, and then comes before every other rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_override: Option<Rate>,
 }

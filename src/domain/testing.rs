@@ -53,6 +53,7 @@ pub fn paid(sale: &ObjectRef, amount: i64) -> SalePaid {
         subscription: None,
         billing_reason: None,
         buyer_email: None,
+        items: Vec::new(),
     }
 }
 
@@ -90,6 +91,9 @@ pub fn share_of(bps: i64) -> Terms {
         flat_on_partial: FlatOnPartial::Keep,
         approval_mode: ApprovalMode::Auto,
         hold_period_days: 0,
+        product_rates: Vec::new(),
+        upline_bps: Vec::new(),
+        rate_override: None,
     }
 }
 

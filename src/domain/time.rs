@@ -67,6 +67,17 @@ impl Timestamp {
     pub const fn plus_days(self, days: i64) -> Self {
         self.plus_secs(days.saturating_mul(86_400))
     }
+
+    /// The same time of day `months` calendar months later in UTC, on the last day of a month that is too
+    /// short (`semantics.md`, "Recurring length"). Saturates at the end of the calendar.
+    #[must_use]
+    pub fn plus_months(self, months: u16) -> Self {
+        let later = jiff::Timestamp::from_microsecond(self.0).ok().and_then(|instant| {
+            let span = jiff::Span::new().try_months(i64::from(months)).ok()?;
+            instant.to_zoned(jiff::tz::TimeZone::UTC).checked_add(span).ok()
+        });
+        later.map_or(Self(i64::MAX), |later| Self(later.timestamp().as_microsecond()))
+    }
 }
 
 /// RFC 3339, UTC, with as many fractional digits as are needed.
@@ -102,6 +113,21 @@ mod tests {
         let at = Timestamp::parse_rfc3339("2026-01-01T00:00:00.123456789Z").unwrap();
         assert_eq!(at.as_micros() % 1_000_000, 123_456);
         assert_eq!(at.to_string(), "2026-01-01T00:00:00.123456Z");
+    }
+
+    #[test]
+    fn months_are_of_the_calendar_and_end_on_its_last_day() {
+        for (from, months, to) in [
+            ("2026-01-15T10:00:00.000001Z", 1, "2026-02-15T10:00:00.000001Z"),
+            ("2026-01-31T23:59:59Z", 1, "2026-02-28T23:59:59Z"),
+            ("2024-01-31T00:00:00Z", 1, "2024-02-29T00:00:00Z"),
+            ("2024-02-29T00:00:00Z", 12, "2025-02-28T00:00:00Z"),
+            ("2026-03-31T00:00:00Z", 13, "2027-04-30T00:00:00Z"),
+        ] {
+            let at = Timestamp::parse_rfc3339(from).unwrap();
+            assert_eq!(at.plus_months(months), Timestamp::parse_rfc3339(to).unwrap(), "{from} + {months}");
+        }
+        assert_eq!(Timestamp::from_micros(i64::MAX).plus_months(1), Timestamp::from_micros(i64::MAX));
     }
 
     #[test]

@@ -6,9 +6,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::error::ApiError;
+use super::error::{ApiError, REQUEST_ID};
 use crate::app::{
     App, Refusal,
+    audit::Origin,
     keys::{AuthError, Principal, authenticate},
 };
 
@@ -42,12 +43,22 @@ impl FromRequestParts<App> for Principal {
     type Rejection = NotLetIn;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, NotLetIn> {
+        // Whoever claimed the request's Idempotency-Key has asked already.
+        if let Some(known) = parts.extensions.get::<Self>() {
+            return Ok(known.clone());
+        }
         let key = bearer(&parts.headers).ok_or(NotLetIn::Unauthenticated)?;
-        authenticate(app, key).await.map_err(|error| match error {
+        let found = authenticate(app, key).await.map_err(|error| match error {
             AuthError::Unauthenticated => NotLetIn::Unauthenticated,
             AuthError::Store(error) => NotLetIn::Unavailable(Refusal::Store(error).into()),
-        })
+        })?;
+        Ok(found.within(origin()))
     }
+}
+
+/// The request that this task answers, for the audit log.
+pub(super) fn origin() -> Origin {
+    Origin { request_id: REQUEST_ID.try_with(Clone::clone).unwrap_or_default(), claim: None }
 }
 
 /// The token of the one `Authorization` header. The scheme is compared without case (RFC 9110, 11.1).

@@ -37,7 +37,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
     }
 }
 
-async fn bytes(request: Request) -> Result<Bytes, ApiError> {
+/// The whole body of a request, within the limit that all have.
+pub(super) async fn bytes(request: Request) -> Result<Bytes, ApiError> {
     axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await.map_err(|_| {
         let message = "the body is larger than 65536 bytes, or did not arrive whole";
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
@@ -46,6 +47,10 @@ async fn bytes(request: Request) -> Result<Bytes, ApiError> {
 
 fn read<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
     let refuse = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "INVALID_BODY", message);
+    // A list of values would be read as the fields in their order, which nobody who sends one means.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(refuse("the body must be a JSON object".to_owned()));
+    }
     let mut document = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut document).map_err(|error| {
         // The parser's own message may quote the value, and the value may be a secret.
@@ -111,6 +116,7 @@ mod tests {
             (r#"{"name":"a","count":"hunter2"}"#, r#""param":"count""#),
             (r#"{"name":["hunter2"]}"#, r#""param":"name""#),
             (r#""hunter2""#, "must be a JSON object"),
+            (r#" ["hunter2", 1]"#, "must be a JSON object"),
             (r#"{"name":"hunter2""#, "not valid JSON at line 1"),
             (r#"{"name":"a"} hunter2"#, "more after"),
             ("", "not valid JSON"),

@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::Refusal;
 
@@ -81,41 +82,57 @@ impl ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let (code, message) = (refusal.code(), refusal.to_string());
-        match refusal {
+        let retry_after_s = refusal.retry_after_s();
+        let error = match refusal {
             Refusal::Invalid { param, .. } => {
                 Self::new(StatusCode::BAD_REQUEST, code, message).with_param(param)
             }
             // Word for word what an unknown path gets: nobody learns what others have.
             Refusal::NotFound => Self::not_found(),
-            Refusal::MissingScope(_) | Refusal::Forbidden(_) => {
+            Refusal::MissingScope(_) | Refusal::Forbidden(_) | Refusal::Closed { .. } => {
                 Self::new(StatusCode::FORBIDDEN, code, message)
             }
             Refusal::Conflict { .. } => Self::new(StatusCode::CONFLICT, code, message),
             Refusal::Unavailable { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message),
             Refusal::Store(error) if error.is_unavailable() || error.is_retryable() => {
                 tracing::warn!(%error, "the store did not answer a request");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "the store cannot answer now").retry_after(1)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "the store cannot answer now")
             }
             Refusal::Store(_) | Refusal::Seal(_) => {
                 tracing::error!(error = message, "a request could not be answered");
                 Self::internal()
             }
+        };
+        match retry_after_s {
+            Some(seconds) => error.retry_after(seconds),
+            None => error,
         }
     }
 }
 
-#[derive(Serialize)]
-struct Envelope {
+/// How every refusal is answered.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Refusal)]
+pub(super) struct Envelope {
     error: Body,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RefusalBody)]
 struct Body {
+    /// What to branch on.
+    #[schema(pattern = "^[A-Z][A-Z0-9_]*$")]
     code: &'static str,
+    /// For people.
+    #[schema(value_type = String)]
     message: Cow<'static, str>,
+    /// The field, parameter or header that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, nullable = false)]
     param: Option<Cow<'static, str>>,
+    /// Names the request in the log.
     request_id: String,
+    /// Whether the same request may succeed later.
     retryable: bool,
 }
 

@@ -1,21 +1,33 @@
 //! The HTTP edge: from bytes on a socket to a call of `app`, and back.
 //!
 //! Read [`serve`] for the accept loop and its limits, [`error`] for the one error envelope,
-//! [`webhooks`] for the receiver, [`admin`] for the API (with [`page`], [`body`] and [`path`] under it),
-//! [`client`] for websites and apps, [`redirect`] for affiliates' links and [`ops`] for health and metrics. No rule of the product lives here.
+//! [`webhooks`] for the receiver, [`admin`] and [`affiliate`] for the two sides of the API (with [`page`],
+//! [`params`], [`body`], [`path`] and [`file`] under them), [`client`] for websites and apps, [`redirect`] for affiliates' links,
+//! [`public`] for what needs no key (with [`throttle`] in front of it), [`openapi`] for their description
+//! and [`ops`] for health and metrics. No rule of the product lives here.
 
 pub mod admin;
+pub mod affiliate;
 mod auth;
 pub mod body;
 pub mod client;
 pub mod error;
+pub mod file;
+mod idempotency;
+mod once;
+pub mod openapi;
 pub mod ops;
 pub mod page;
+pub mod params;
 pub mod path;
+pub mod public;
 mod rate;
 pub mod redirect;
 pub mod serve;
+pub mod throttle;
 pub mod webhooks;
+
+pub use once::{Once, ShownOnce};
 
 use axum::{
     Router,
@@ -26,11 +38,23 @@ use axum::{
 };
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
+use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
+use crate::app::App;
 use error::{ApiError, REQUEST_ID};
 
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Every route of the API, with what stands around them all. The receiver has state of its own, see
+/// [`webhooks::routes`].
+pub fn api(app: &App) -> OpenApiRouter {
+    let public = public::routes(app.clone());
+    let keyed = admin::router().merge(affiliate::router());
+    let client = OpenApiRouter::from(client::routes(app.clone()));
+    let links = OpenApiRouter::from(redirect::routes(app.clone()));
+    idempotency::around(keyed, app).with_state(app.clone()).merge(public).merge(client).merge(links)
+}
 
 /// Puts around all `routes` what every request needs: an id, a span, the error envelope also for
 /// unknown paths, wrong methods and panics, and a task of its own.

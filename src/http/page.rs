@@ -7,6 +7,7 @@ use axum::{extract::FromRequestParts, http::StatusCode, http::request::Parts};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 use super::error::ApiError;
 
@@ -47,8 +48,20 @@ impl<K: Serialize> Page<K> {
     }
 }
 
+/// How [`Page`] is described.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// Rows of a page.
+    #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
+    pub limit: Option<i64>,
+    /// The `next_cursor` of the page before.
+    #[param(nullable = false, max_length = 512)]
+    pub cursor: Option<String>,
+}
+
 /// One page of a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Listing<T> {
     /// The rows.
     pub data: Vec<T>,

@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -76,6 +77,10 @@ impl From<&config::Server> for Limits {
 #[error("the request body took too long")]
 pub struct BodyTimeout;
 
+/// Who is at the other end of the connection; in the extensions of every request that [`serve`] hands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub IpAddr);
+
 /// Serves `app` until `draining`, then lets the requests under way finish, each for at most
 /// [`Limits::drain`], and returns once every connection is closed.
 pub async fn serve(listener: TcpListener, app: Router, limits: Limits, draining: CancellationToken) {
@@ -83,8 +88,9 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, draining:
     let connections = TaskTracker::new();
     while let Some(accepted) = draining.run_until_cancelled(accept(&listener, &slots)).await {
         match accepted {
-            Ok((stream, slot)) => {
-                connections.spawn(connection(stream, slot, app.clone(), limits, draining.clone()));
+            Ok((stream, peer, slot)) => {
+                let connection = connection(stream, peer, slot, app.clone(), limits, draining.clone());
+                connections.spawn(connection);
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -102,14 +108,15 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, draining:
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, Peer, OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, Peer(peer.ip().to_canonical()), slot))
 }
 
 async fn connection(
     stream: TcpStream,
+    peer: Peer,
     slot: OwnedSemaphorePermit,
     app: Router,
     limits: Limits,
@@ -123,7 +130,8 @@ async fn connection(
     let stream = GuardedStream::new(stream, limits, phase.clone());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         phase.flip();
-        let request: Request = request.map(|body| Body::new(TimedBody::new(body, limits.body_timeout)));
+        let mut request: Request = request.map(|body| Body::new(TimedBody::new(body, limits.body_timeout)));
+        request.extensions_mut().insert(peer);
         let answer = app.clone().oneshot(request);
         let phase = phase.clone();
         async move {

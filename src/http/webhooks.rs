@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Json,
     body::Body,
     extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -17,10 +17,20 @@ use axum::{
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use serde::Serialize;
+use utoipa::{IntoParams, OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
 
-use super::{error::ApiError, serve::BodyTimeout};
+use super::{
+    error::ApiError,
+    openapi::{
+        answers::{RequestTimeout, UnsupportedEncoding},
+        schemas::ProviderName,
+    },
+    serve::BodyTimeout,
+};
 use crate::{
     app::receive::{EventStore, Receipt, ReceiveError, Receiver, Target},
+    domain::ids::EndpointId,
     telemetry::names,
 };
 
@@ -32,14 +42,32 @@ struct Webhooks<S> {
     max_body_bytes: usize,
 }
 
+/// The descriptions of the two routes: `routes!` cannot mount handlers that are generic.
+#[derive(OpenApi)]
+#[openapi(paths(default_endpoint, named_endpoint), components(schemas(ProviderName, EndpointId)))]
+struct Description;
+
 /// The webhook routes. Bodies larger than `max_body_bytes` are refused.
-pub fn routes<S: EventStore>(receiver: Receiver<S>, max_body_bytes: usize) -> Router {
-    Router::new()
+pub fn routes<S: EventStore>(receiver: Receiver<S>, max_body_bytes: usize) -> OpenApiRouter {
+    OpenApiRouter::with_openapi(Description::openapi())
         .route("/webhooks/{provider}", post(default_endpoint::<S>))
         .route("/webhooks/{provider}/{endpoint_id}", post(named_endpoint::<S>))
         .with_state(Arc::new(Webhooks { receiver, max_body_bytes }))
 }
 
+/// Takes an event at the default endpoint of a provider.
+///
+/// The signature covers the bytes as sent. An event that is not of use here is taken all the same.
+#[utoipa::path(
+    post, path = "/webhooks/{provider}", operation_id = "receiveEvent", tag = "webhooks", security(()),
+    params(("provider" = ProviderName, Path), Signatures),
+    request_body(description = "The event as the provider sends it.", content = serde_json::Value),
+    responses(
+        (status = 200, description = "The event is stored durably.", body = Received),
+        (status = 408, response = RequestTimeout),
+        (status = 415, response = UnsupportedEncoding),
+    )
+)]
 async fn default_endpoint<S: EventStore>(
     State(webhooks): State<Arc<Webhooks<S>>>,
     path: Result<Path<String>, PathRejection>,
@@ -51,6 +79,20 @@ async fn default_endpoint<S: EventStore>(
     }
 }
 
+/// Takes an event at an endpoint that was made through the API.
+///
+/// As at the default endpoint.
+#[utoipa::path(
+    post, path = "/webhooks/{provider}/{endpoint_id}", operation_id = "receiveEventAt", tag = "webhooks",
+    security(()),
+    params(("provider" = ProviderName, Path), ("endpoint_id" = EndpointId, Path), Signatures),
+    request_body(description = "The event as the provider sends it.", content = serde_json::Value),
+    responses(
+        (status = 200, description = "The event is stored durably.", body = Received),
+        (status = 408, response = RequestTimeout),
+        (status = 415, response = UnsupportedEncoding),
+    )
+)]
 async fn named_endpoint<S: EventStore>(
     State(webhooks): State<Arc<Webhooks<S>>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -62,9 +104,24 @@ async fn named_endpoint<S: EventStore>(
     }
 }
 
-#[derive(Serialize)]
+/// The headers that providers sign with.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "the receiver reads the header that its provider names")]
+struct Signatures {
+    /// Of Stripe: `t=…,v1=…`.
+    #[param(rename = "Stripe-Signature", nullable = false)]
+    stripe_signature: Option<String>,
+    /// Of Paddle: `ts=…;h1=…`.
+    #[param(rename = "Paddle-Signature", nullable = false)]
+    paddle_signature: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
 struct Received {
+    /// Always true.
     received: bool,
+    /// Whether the event was there already.
     duplicate: bool,
 }
 
@@ -163,7 +220,7 @@ impl From<ReceiveError> for ApiError {
 mod tests {
     use std::time::Duration;
 
-    use axum::http::Method;
+    use axum::{Router, http::Method};
     use metrics_exporter_prometheus::PrometheusBuilder;
     use tokio::{io::AsyncWriteExt as _, net::TcpListener, net::TcpStream};
     use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -185,7 +242,7 @@ mod tests {
     const EVENT: &str = "evt_1 charge.succeeded test";
 
     fn app(store: &Arc<FakeStore>, limits: CommitLimits, tasks: &TaskTracker) -> Router {
-        edge(routes(receiver(store, limits, tasks), MAX_BODY), tasks)
+        edge(routes(receiver(store, limits, tasks), MAX_BODY).into(), tasks)
     }
 
     async fn send(
@@ -339,7 +396,7 @@ mod tests {
         };
         let writers = TaskTracker::new();
         let receiver = receiver(&store, CommitLimits { queue_events: 256, ..LIMITS }, &writers);
-        let app = edge(routes(receiver, MAX_BODY), &tasks);
+        let app = edge(routes(receiver, MAX_BODY).into(), &tasks);
         let server = tokio::spawn(serve(listener, app, limits, draining.clone()));
 
         for id in 0..100 {

@@ -128,6 +128,15 @@ pub struct ObjectSeen {
     pub created_at: Timestamp,
 }
 
+/// When an object was made, if it was made at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Not earlier.
+    pub since: Timestamp,
+    /// Not later; none: at any time.
+    pub until: Option<Timestamp>,
+}
+
 /// One page of a look-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
@@ -156,9 +165,9 @@ pub trait Outbound: Send + Sync {
     /// What the reply to [`Self::execute`] proves.
     fn answer(&self, order: &Order, reply: &Reply) -> Answer;
 
-    /// The request for one page of the list in which the order would be found: objects made since
-    /// `since`, from `cursor` on.
-    fn look_up(&self, order: &Order, since: Timestamp, cursor: Option<&str>) -> ApiRequest;
+    /// The request for one page of the list in which the order would be found, from `cursor` on. Where the
+    /// list can be asked for the order itself, objects that were made after `made.until` are shown too.
+    fn look_up(&self, order: &Order, made: Made, cursor: Option<&str>) -> ApiRequest;
 
     /// Reads a page.
     ///

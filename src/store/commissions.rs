@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Conn, Sql, StoreError, Tx,
     ledger::{self, Posting},
+    row::At,
     sales::{corrupt, id_list, write_rows},
 };
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
         commission::{ClawbackReason, Commission, CommissionState, Decision, DecisionKind, Flag, Posted},
         ids::{CommissionId, ConversionId, DecisionId, EnrollmentId, ProgramId, SaleId},
         ledger::Lot,
-        money::Currency,
+        money::{Currency, Money},
         sale::{Stop, StopKind},
         time::Timestamp,
     },
@@ -45,11 +46,22 @@ struct CommissionRow {
     revision: i64,
     paid_at_us: i64,
     due_at_us: Option<i64>,
+    position: Option<String>,
+    customer_key: Option<String>,
+    counted_minor: Option<i64>,
+    counted_currency: Option<String>,
 }
 
 impl CommissionRow {
     fn into_commission(self) -> Result<Commission, StoreError> {
         let bad = |column| corrupt("commission", column, &self.id);
+        let at = At { table: "commission", id: &self.id };
+        let counted = match (self.counted_minor, &self.counted_currency) {
+            (Some(minor), Some(currency)) => {
+                Some(Money { minor, currency: at.read("counted_currency", currency)? })
+            }
+            _ => None,
+        };
         Ok(Commission {
             id: CommissionId::parse(&self.id).map_err(|_| bad("id"))?,
             conversion_id: ConversionId::parse(&self.conversion_id).map_err(|_| bad("conversion_id"))?,
@@ -73,6 +85,9 @@ impl CommissionRow {
             paid_at: Timestamp::from_micros(self.paid_at_us),
             due_at: self.due_at_us.map(Timestamp::from_micros),
             flags: BTreeMap::new(),
+            position: at.read_opt("position", self.position.as_deref())?,
+            customer_key: self.customer_key.clone(),
+            counted,
         })
     }
 }
@@ -104,7 +119,8 @@ struct DecisionRow {
 pub async fn load_into(conn: &mut Conn, sales: &mut BTreeMap<SaleId, Sale>) -> Result<(), StoreError> {
     const COMMISSIONS: &str = "SELECT id, conversion_id, sale_id, enrollment_id, program_id, level, currency,
             terms, terms_version, base_minor, amount_minor, earned_minor, clawed_minor, held_minor,
-            released_minor, state, reason, claimed, revision, paid_at_us, due_at_us
+            released_minor, state, reason, claimed, revision, paid_at_us, due_at_us, position, customer_key,
+            counted_minor, counted_currency
         FROM commission WHERE sale_id IN (SELECT value->>'id' FROM json_each($1)) ORDER BY id";
     const FLAGS: &str = "SELECT c.sale_id, f.commission_id, f.cause_kind, f.cause_id, f.raised_at_us,
             f.cleared_at_us, f.cleared_by
@@ -279,7 +295,8 @@ async fn save_conversions(tx: &mut Tx, posted: &[PostedOf<'_>], now: Timestamp) 
         FROM json_each($1) WHERE TRUE
         ON CONFLICT (sale_id, enrollment_id) DO NOTHING";
     let (mut current, mut former) = (Vec::new(), Vec::new());
-    for (posted, sale, folded) in posted {
+    // A sponsor's commission belongs to the conversion of the direct one.
+    for (posted, sale, folded) in posted.iter().filter(|(posted, ..)| posted.commission.level == 0) {
         let commission = &posted.commission;
         let basis = folded
             .attribution
@@ -312,7 +329,8 @@ async fn save_conversions(tx: &mut Tx, posted: &[PostedOf<'_>], now: Timestamp) 
 async fn save_commissions(tx: &mut Tx, posted: &[PostedOf<'_>], now: Timestamp) -> Result<(), StoreError> {
     const SQL: &str = "INSERT INTO commission (id, conversion_id, sale_id, enrollment_id, program_id, level,
             currency, terms, terms_version, base_minor, amount_minor, earned_minor, clawed_minor, held_minor,
-            released_minor, state, reason, claimed, revision, paid_at_us, due_at_us, created_at_us)
+            released_minor, state, reason, claimed, revision, paid_at_us, due_at_us, position, customer_key,
+            counted_minor, counted_currency, created_at_us)
         SELECT value->>'id', value->>'conversion', value->>'s', value->>'e', value->>'g',
             CAST(value->>'level' AS BIGINT), value->>'currency', value->>'terms',
             CAST(value->>'version' AS BIGINT), CAST(value->>'base' AS BIGINT),
@@ -320,7 +338,8 @@ async fn save_commissions(tx: &mut Tx, posted: &[PostedOf<'_>], now: Timestamp) 
             CAST(value->>'clawed' AS BIGINT), CAST(value->>'held' AS BIGINT),
             CAST(value->>'released' AS BIGINT), value->>'state', value->>'reason',
             CAST(value->>'claimed' AS BOOLEAN), CAST(value->>'revision' AS BIGINT),
-            CAST(value->>'paid_at' AS BIGINT), CAST(value->>'due_at' AS BIGINT), $2
+            CAST(value->>'paid_at' AS BIGINT), CAST(value->>'due_at' AS BIGINT), value->>'position',
+            value->>'customer_key', CAST(value->>'counted' AS BIGINT), value->>'counted_currency', $2
         FROM json_each($1) WHERE TRUE
         ON CONFLICT (id) DO UPDATE SET currency = excluded.currency, terms = excluded.terms,
             terms_version = excluded.terms_version, paid_at_us = excluded.paid_at_us,
@@ -328,12 +347,15 @@ async fn save_commissions(tx: &mut Tx, posted: &[PostedOf<'_>], now: Timestamp) 
             earned_minor = excluded.earned_minor, clawed_minor = excluded.clawed_minor,
             held_minor = excluded.held_minor, released_minor = excluded.released_minor,
             state = excluded.state, reason = excluded.reason, revision = excluded.revision,
-            due_at_us = excluded.due_at_us";
+            due_at_us = excluded.due_at_us, conversion_id = excluded.conversion_id,
+            position = excluded.position, customer_key = excluded.customer_key,
+            counted_minor = excluded.counted_minor, counted_currency = excluded.counted_currency";
     let mut rows = Vec::with_capacity(posted.len());
     for (posted, ..) in posted {
         let commission = &posted.commission;
         let terms = serde_json::to_string(&commission.terms)
             .map_err(|_| corrupt("commission", "terms", commission.id.as_str()))?;
+        let position = commission.position.map(|position| json!(position).to_string());
         rows.push(json!({
             "id": commission.id, "conversion": commission.conversion_id, "s": commission.sale_id,
             "e": commission.enrollment_id, "g": commission.program_id, "level": commission.level,
@@ -342,7 +364,10 @@ async fn save_commissions(tx: &mut Tx, posted: &[PostedOf<'_>], now: Timestamp) 
             "clawed": commission.clawed, "held": commission.held, "released": commission.released,
             "state": commission.state.as_str(), "reason": commission.reason, "claimed": commission.claimed,
             "revision": commission.revision, "paid_at": commission.paid_at.as_micros(),
-            "due_at": commission.due_at.map(Timestamp::as_micros),
+            "due_at": commission.due_at.map(Timestamp::as_micros), "position": position,
+            "customer_key": commission.customer_key,
+            "counted": commission.counted.map(|counted| counted.minor),
+            "counted_currency": commission.counted.map(|counted| counted.currency),
         }));
     }
     tx.q(SQL).bind(Value::from(rows).to_string()).bind(now.as_micros()).exec().await?;

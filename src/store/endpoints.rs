@@ -12,7 +12,7 @@ use crate::domain::{
 };
 
 /// A webhook endpoint, without its secrets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct StoredEndpoint {
     /// Id.
     pub id: EndpointId,

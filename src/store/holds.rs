@@ -34,7 +34,7 @@ words! {
 }
 
 /// A stop on one enrollment that is in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Hold {
     /// Id.
     pub id: HoldId,
@@ -101,7 +101,7 @@ pub async fn lift(
 }
 
 /// A stop on all payouts that is in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Pause {
     /// Id.
     pub id: HoldId,

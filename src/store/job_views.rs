@@ -18,9 +18,6 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// Attempts shown of one intent at most, the newest: far more than any schedule makes in 30 days.
-const ATTEMPTS_MAX: i64 = 500;
-
 /// Findings shown of one intent at most.
 const FINDINGS_MAX: i64 = 100;
 
@@ -260,19 +257,22 @@ pub struct AttemptRow {
     pub object_id: Option<String>,
 }
 
-/// The calls about an intent in order; of very many the newest.
-pub async fn list_attempts(conn: &mut Conn, intent: &IntentId) -> Result<Vec<AttemptRow>, StoreError> {
+/// The calls about an intent in order; of more than `limit` the newest.
+pub async fn list_attempts(
+    conn: &mut Conn,
+    intent: &IntentId,
+    limit: i64,
+) -> Result<Vec<AttemptRow>, StoreError> {
     const SQL: &str = "SELECT number, generation, kind, sent_at_us, answered_at_us, verdict, status,
             request_id, replayed, error_code, object_id
         FROM attempt WHERE intent_id = $1 ORDER BY number DESC LIMIT $2";
-    let mut newest_first: Vec<AttemptRow> =
-        conn.q(SQL).bind(intent.as_str()).bind(ATTEMPTS_MAX).all().await?;
+    let mut newest_first: Vec<AttemptRow> = conn.q(SQL).bind(intent.as_str()).bind(limit).all().await?;
     newest_first.reverse();
     Ok(newest_first)
 }
 
-/// The open findings about an intent: about itself, its job, its payout or charge, or any object of the
-/// provider's that names it.
+/// The open findings about an intent: about itself, its job, its payout or charge, the account that receives
+/// it, or any object of the provider's that names it.
 pub async fn list_findings(conn: &mut Conn, intent: &IntentId) -> Result<Vec<Finding>, StoreError> {
     const SQL: &str = "SELECT f.id, f.kind, f.severity, f.object, f.detail, f.created_at_us, f.resolved_at_us
         FROM finding f
@@ -281,6 +281,7 @@ pub async fn list_findings(conn: &mut Conn, intent: &IntentId) -> Result<Vec<Fin
             UNION SELECT id FROM job WHERE intent_id = $1
             UNION SELECT payout_id FROM intent WHERE id = $1 AND payout_id IS NOT NULL
             UNION SELECT charge_id FROM intent WHERE id = $1 AND charge_id IS NOT NULL
+            UNION SELECT destination FROM intent WHERE id = $1
             UNION SELECT object_id FROM intent WHERE id = $1 AND object_id IS NOT NULL
             UNION SELECT object_id FROM attempt WHERE intent_id = $1 AND object_id IS NOT NULL
             UNION SELECT transfer_id FROM transfer WHERE intent_id = $1)

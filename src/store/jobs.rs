@@ -192,6 +192,8 @@ pub struct StoredIntent {
     pub body: Vec<u8>,
     /// The API version it is made for.
     pub api_version: String,
+    /// When it was first and last sent, under whichever key; none: never.
+    pub sent_between: Option<(Timestamp, Timestamp)>,
     /// Whether the provider advised against trying again (`Stripe-Should-Retry: false`): then it is asked
     /// what became of the last call instead (`rulings.md` 16).
     pub advised_against: bool,
@@ -219,6 +221,8 @@ struct IntentRow {
     api_version: String,
     first_sent_at_us: Option<i64>,
     look_up_before_us: i64,
+    first_send_us: Option<i64>,
+    last_send_us: Option<i64>,
 }
 
 #[derive(FromRow)]
@@ -234,7 +238,9 @@ pub async fn load_intent(conn: &mut Conn, id: &IntentId) -> Result<Option<Stored
     const SQL: &str = "SELECT i.id, i.kind, i.payout_id, i.charge_id, c.application_fee_minor, i.provider,
             i.livemode, i.destination, i.amount_minor, i.currency, i.state, i.generation, i.object_id,
             i.created_at_us, g.idempotency_key, g.path, g.body, g.api_version, g.first_sent_at_us,
-            COALESCE((SELECT look_up_before_us FROM instance), 0) AS look_up_before_us
+            COALESCE((SELECT look_up_before_us FROM instance), 0) AS look_up_before_us,
+            (SELECT MIN(sent_at_us) FROM attempt WHERE intent_id = i.id AND kind = 'send') AS first_send_us,
+            (SELECT MAX(sent_at_us) FROM attempt WHERE intent_id = i.id AND kind = 'send') AS last_send_us
         FROM intent i JOIN generation g ON g.intent_id = i.id AND g.generation = i.generation
             LEFT JOIN charge c ON c.id = i.charge_id
         WHERE i.id = $1";
@@ -256,6 +262,7 @@ pub async fn load_intent(conn: &mut Conn, id: &IntentId) -> Result<Option<Stored
             Ok(Sent {
                 verdict: at.read_opt("verdict", send.verdict.as_deref())?,
                 replayed: send.replayed.unwrap_or(false),
+                retry_advised: send.should_retry == Some(true),
                 at: Timestamp::from_micros(send.sent_at_us),
             })
         })
@@ -298,6 +305,10 @@ pub async fn load_intent(conn: &mut Conn, id: &IntentId) -> Result<Option<Stored
         path: row.path,
         body: row.body,
         api_version: row.api_version,
+        sent_between: row
+            .first_send_us
+            .zip(row.last_send_us)
+            .map(|(first, last)| (Timestamp::from_micros(first), Timestamp::from_micros(last))),
         advised_against,
     }))
 }
@@ -767,10 +778,14 @@ pub async fn wake_stopped(tx: &mut Tx, now: Timestamp) -> Result<(), StoreError>
     Ok(())
 }
 
-/// How many jobs there are, by kind and state.
-pub async fn count(conn: &mut Conn) -> Result<Vec<(String, String, i64)>, StoreError> {
-    const SQL: &str = "SELECT kind, state, COUNT(*) FROM job GROUP BY kind, state";
-    conn.q(SQL).all().await
+/// How many jobs are not over, by kind and state. Those that are over are nearly all there are, and are
+/// never looked at.
+pub async fn count_unfinished(conn: &mut Conn) -> Result<Vec<(String, String, i64)>, StoreError> {
+    // Served by `job_by_state`.
+    const SQL: &str = "SELECT kind, state, COUNT(*) FROM job
+        WHERE state IN (SELECT value->>'id' FROM json_each($1)) GROUP BY kind, state";
+    let states = JobState::ALL.iter().filter(|state| !state.is_over()).map(|state| state.as_str());
+    conn.q(SQL).bind(id_list(states)).all().await
 }
 
 /// Since when the job that is due longest is due, microseconds.

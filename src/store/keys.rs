@@ -25,7 +25,7 @@ words! {
 }
 
 /// A key without its secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ApiKey {
     /// The public half.
     pub id: KeyId,

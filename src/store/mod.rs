@@ -5,9 +5,16 @@
 //! committed through a reference, so the one owner of a transaction is visible in `app`. Nothing here
 //! decides anything, asks for the time or knows a provider.
 
+pub mod account_checks;
+pub mod accounts;
+pub mod affiliate_views;
+pub mod analytics;
+pub mod audit;
+pub mod bank_payouts;
 pub mod charges;
 pub mod clock;
 pub mod commissions;
+pub mod counters;
 mod db;
 mod dialect;
 pub mod doctor;
@@ -16,12 +23,14 @@ pub mod enrollments;
 mod error;
 pub mod findings;
 pub mod holds;
+pub mod idempotency;
 pub mod inbox;
 pub mod instance;
 pub mod job_views;
 pub mod jobs;
 pub mod keys;
 pub mod ledger;
+pub mod mail;
 pub mod organizations;
 pub mod payouts;
 pub mod programs;

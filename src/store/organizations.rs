@@ -13,7 +13,7 @@ use crate::domain::{
 };
 
 /// An owner of programs, an affiliate, or both.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Organization {
     /// Id.
     pub id: OrganizationId,
@@ -59,6 +59,20 @@ pub async fn insert(tx: &mut Tx, organization: &Organization) -> Result<(), Stor
     Ok(())
 }
 
+/// Adds the addresses that one organization is known by to those of another. They only serve to find
+/// self-referrals; the address that people see stays.
+pub async fn copy_addresses(
+    tx: &mut Tx,
+    from: &OrganizationId,
+    to: &OrganizationId,
+) -> Result<(), StoreError> {
+    const SQL: &str = "INSERT INTO organization_email (organization_id, email)
+                       SELECT $2, email FROM organization_email WHERE organization_id = $1
+                       ON CONFLICT (organization_id, email) DO NOTHING";
+    tx.q(SQL).bind(from.as_str()).bind(to.as_str()).exec().await?;
+    Ok(())
+}
+
 /// One organization.
 pub async fn find(conn: &mut Conn, id: &OrganizationId) -> Result<Option<Organization>, StoreError> {
     const SQL: &str = "SELECT id, name, email, created_at_us FROM organization WHERE id = $1";
@@ -79,7 +93,7 @@ pub async fn list(
 }
 
 /// One product of an owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Project {
     /// Id.
     pub id: ProjectId,
@@ -151,7 +165,7 @@ pub async fn list_projects(
 }
 
 /// The provider account an organization is paid to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PayoutAccount {
     /// Who is paid.
     pub organization_id: OrganizationId,

@@ -4,26 +4,29 @@
 //! its table, column and row, and never with the value.
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
+    enrollments::codes::CodeKind,
     error::StoreError,
     findings::Severity,
     keys::KeyKind,
-    programs::{AttributionModel, ConversionKind, MinPayout},
+    programs::{Applications, AttributionModel, ConversionKind, MinPayout},
 };
 use crate::domain::{
     charge::ChargeState,
     ids::{
-        ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, InstanceId, IntentId, InvalidId,
-        JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId,
-        TouchpointId,
+        AuditId, ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IdempotencyId,
+        InstanceId, IntentId, InvalidId, JobId, KeyId, LotId, MailId, OrganizationId, PayoutId, ProgramId,
+        ProjectId, ResolutionId, RunId, SaleId, TouchpointId,
     },
     intent::{IntentKind, IntentState, Verdict},
     job::JobState,
     money::Currency,
+    notice::{Change, Topic, Why},
     payout::{OnTransferReversed, PayoutSchedule, PayoutState, Skip},
     program::{EnrollmentStatus, ProgramStatus},
-    terms::Terms,
+    terms::{Position, Rate, Terms},
 };
 
 /// Sorts after every id of any kind: where a list that goes backwards starts.
@@ -56,11 +59,11 @@ macro_rules! from_text {
     };
 }
 from_text! {
-    ids: ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, InstanceId, IntentId, JobId, KeyId, LotId,
-        OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId, TouchpointId;
-    words: AttributionModel, ChargeState, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
-        OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Verdict;
-    json: MinPayout, Terms,
+    ids: AuditId, ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IdempotencyId, InstanceId,
+        IntentId, JobId, KeyId, LotId, MailId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId, TouchpointId;
+    words: Applications, AttributionModel, Change, ChargeState, CodeKind, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
+        OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Topic, Verdict, Why;
+    json: MinPayout, Position, Rate, Terms, Value,
 }
 
 impl FromText for Currency {

@@ -15,7 +15,7 @@ use crate::{
         },
         ids::{OrganizationId, ProjectId, SaleId},
         money::Currency,
-        sale::{Payment, SaleStatus, Summary},
+        sale::{Item, Payment, SaleStatus, Summary},
         time::Timestamp,
     },
     for_update,
@@ -234,6 +234,7 @@ struct PaymentRow {
     customer: Option<String>,
     subscription: Option<String>,
     billing_reason: Option<String>,
+    items: Option<String>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -288,7 +289,7 @@ pub async fn load(conn: &mut Conn, ids: &BTreeSet<SaleId>) -> Result<BTreeMap<Sa
     const ALIASES: &str = "SELECT project_id, realm, kind, object_id, sale_id FROM sale_alias
         WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
     const PAYMENTS: &str = "SELECT kind, object_id, sale_id, parent_kind, parent_id, amount_minor, tax_minor,
-            currency, paid_at_us, customer, subscription, billing_reason
+            currency, paid_at_us, customer, subscription, billing_reason, items
         FROM payment WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
     let mut sales = BTreeMap::new();
     if ids.is_empty() {
@@ -323,6 +324,7 @@ pub async fn load(conn: &mut Conn, ids: &BTreeSet<SaleId>) -> Result<BTreeMap<Sa
             customer: row.customer,
             subscription: row.subscription,
             billing_reason: row.billing_reason,
+            items: items(row.items.as_deref(), &row.object_id)?,
         };
         let told_by = object("payment", &row.kind, &row.object_id)?;
         of(&mut sales, &row.sale_id)?.facts.payments.insert(told_by, payment);
@@ -575,19 +577,28 @@ async fn save_aliases(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), Sto
     Ok(())
 }
 
+/// The lines of a payment as stored.
+fn items(stored: Option<&str>, payment: &str) -> Result<Vec<Item>, StoreError> {
+    stored.map_or(Ok(Vec::new()), |text| {
+        serde_json::from_str(text).map_err(|_| corrupt("payment", "items", payment))
+    })
+}
+
 async fn save_payments(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), StoreError> {
     const PAYMENTS: &str = "INSERT INTO payment (project_id, realm, kind, object_id, sale_id, parent_kind,
-            parent_id, amount_minor, tax_minor, currency, paid_at_us, customer, subscription, billing_reason)
+            parent_id, amount_minor, tax_minor, currency, paid_at_us, customer, subscription, billing_reason,
+            items)
         SELECT value->>'p', value->>'r', value->>'k', value->>'o', value->>'s', value->>'parent_kind',
             value->>'parent_id', CAST(value->>'amount' AS BIGINT), CAST(value->>'tax' AS BIGINT),
             value->>'currency', CAST(value->>'at' AS BIGINT), value->>'customer', value->>'subscription',
-            value->>'billing_reason'
+            value->>'billing_reason', value->>'items'
         FROM json_each($1) WHERE TRUE
         ON CONFLICT (project_id, realm, kind, object_id) DO UPDATE SET sale_id = excluded.sale_id,
             parent_kind = excluded.parent_kind, parent_id = excluded.parent_id,
             amount_minor = excluded.amount_minor, tax_minor = excluded.tax_minor,
             currency = excluded.currency, paid_at_us = excluded.paid_at_us, customer = excluded.customer,
-            subscription = excluded.subscription, billing_reason = excluded.billing_reason";
+            subscription = excluded.subscription, billing_reason = excluded.billing_reason,
+            items = excluded.items";
     const BUYERS: &str = "INSERT INTO sale_buyer (sale_id, email)
         SELECT value->>'s', value->>'email' FROM json_each($1) WHERE TRUE
         ON CONFLICT (sale_id, email) DO NOTHING";
@@ -604,6 +615,7 @@ async fn save_payments(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), St
                     "amount": payment.amount, "tax": payment.tax, "currency": payment.currency,
                     "at": payment.at.as_micros(), "customer": payment.customer,
                     "subscription": payment.subscription, "billing_reason": payment.billing_reason,
+                    "items": (!payment.items.is_empty()).then(|| json!(payment.items).to_string()),
                 })
             })
         })

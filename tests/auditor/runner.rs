@@ -143,34 +143,40 @@ pub fn python() -> Option<&'static Path> {
     found.as_deref()
 }
 
-/// An interpreter that can read PostgreSQL too, in an environment below the target directory.
+/// An interpreter that can read PostgreSQL too.
 fn python_with_driver() -> Option<&'static Path> {
     static PYTHON: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let found = PYTHON.get_or_init(|| {
-        let base = python()?;
-        let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        // Test binaries may run beside each other; the lock ends with the file.
-        let lock = File::create(home.join("auditor.lock")).unwrap();
-        lock.lock().unwrap();
-        let made = auditor(Path::new("sh"))
-            .args(["auditor/setup.sh".as_ref(), home.join("auditor").as_os_str()])
-            .env("PYTHON", base)
-            .output()
-            .unwrap();
-        if !made.status.success() {
-            let reason = String::from_utf8_lossy(&made.stderr);
-            report_skipped(&format!("the auditor's driver cannot be installed: {reason}"));
-            return None;
-        }
-        Some(PathBuf::from(String::from_utf8(made.stdout).unwrap().trim()))
-    });
-    found.as_deref()
+    PYTHON.get_or_init(|| environment("auditor", "auditor/requirements.txt")).as_deref()
+}
+
+/// An interpreter with the packages that a file below `tests` pins, in an environment of this name below the
+/// target directory. `None` where it cannot be made; then a line says so.
+///
+/// # Panics
+/// Where it cannot be made and `CI` is set.
+pub fn environment(name: &str, pins: &str) -> Option<PathBuf> {
+    let base = python()?;
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    // Test binaries may run beside each other; the lock ends with the file.
+    let lock = File::create(home.join(format!("{name}.lock"))).unwrap();
+    lock.lock().unwrap();
+    let made = auditor(Path::new("sh"))
+        .args(["auditor/setup.sh".as_ref(), home.join(name).as_os_str(), pins.as_ref()])
+        .env("PYTHON", base)
+        .output()
+        .unwrap();
+    if !made.status.success() {
+        let reason = String::from_utf8_lossy(&made.stderr);
+        report_skipped(&format!("the Python packages of {pins} cannot be installed: {reason}"));
+        return None;
+    }
+    Some(PathBuf::from(String::from_utf8(made.stdout).unwrap().trim()))
 }
 
 fn report_skipped(reason: &str) {
-    assert!(env::var_os("CI").is_none(), "with CI set no audit is skipped: {reason}");
+    assert!(env::var_os("CI").is_none(), "with CI set nothing is skipped: {reason}");
     // Written past the test harness, which would swallow the output of a test that passes.
-    let _ = writeln!(std::io::stderr(), "SKIPPED the audit: {reason}");
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
 }
 
 /// The journal of whoever delivers webhooks: one line per delivery.

@@ -1,7 +1,6 @@
 //! Death and sleep while an answer of the provider's is on its way.
 //!
-//! That a key is not sent again once its window of hours is over is shown with a clock that tests can
-//! move, in `tests/it/paying.rs`; here time is real.
+//! That a key is not sent again once its window of hours is over is shown in `late`; here time is real.
 
 use libtest_mimic::Trial;
 use reqwest::StatusCode;

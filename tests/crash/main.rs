@@ -5,10 +5,14 @@
 //! node; all other arguments are those of every test binary. A failure names the seed.
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
+mod changes;
+mod charges;
+mod chunks;
 mod database;
 mod drain;
 mod harness;
 mod interrupted;
+mod late;
 mod payday;
 mod payouts;
 mod points;
@@ -29,6 +33,7 @@ mod storm;
 #[path = "../it/support/mod.rs"]
 mod support;
 mod traffic;
+mod troubles;
 
 fn main() {
     // What takes longest begins first.
@@ -37,6 +42,11 @@ fn main() {
         storm::tests(),
         payouts::tests(),
         points::tests(),
+        charges::tests(),
+        chunks::tests(),
+        late::tests(),
+        changes::tests(),
+        troubles::tests(),
         interrupted::tests(),
         drain::tests(),
         replay::tests(),

@@ -120,10 +120,15 @@ impl Payday {
     /// Gives every affiliate a program, an account and a sale, and waits until a fifth of it is payable.
     pub async fn earn(&self, affiliates: &[&str]) {
         for &name in affiliates {
-            self.open_program(name).await;
-            self.hire(name, name).await;
+            self.employ(name).await;
         }
         self.sell(affiliates).await;
+    }
+
+    /// Gives an affiliate a program and an account.
+    pub async fn employ(&self, name: &str) {
+        self.open_program(name).await;
+        self.hire(name, name).await;
     }
 
     /// The same for affiliates of one program.
@@ -152,17 +157,19 @@ impl Payday {
     /// A sale by each of them.
     async fn sell(&self, affiliates: &[&str]) {
         let node = self.serve().await;
-        let mut events = Vec::new();
-        for &name in affiliates {
-            let amount = self.amount_of_next_sale();
-            self.owed.lock().unwrap().insert(name.to_owned(), amount / 5);
-            let mut sale = charge(name, amount, None);
-            sale["data"]["object"]["metadata"] = json!({ "referral_code": name });
-            events.push(sale);
-        }
+        let events: Vec<Value> = affiliates.iter().map(|&name| self.sale(name)).collect();
         self.run.tell_reference(&events).await;
         self.run.provider.deliver(events).await;
         self.run.settled(&node).await;
+    }
+
+    /// A sale by an affiliate, a fifth of which it is owed.
+    pub fn sale(&self, name: &str) -> Value {
+        let amount = self.amount_of_next_sale();
+        self.owed.lock().unwrap().insert(name.to_owned(), amount / 5);
+        let mut sale = charge(name, amount, None);
+        sale["data"]["object"]["metadata"] = json!({ "referral_code": name });
+        sale
     }
 
     /// No two alike, so that a wrong one is seen.
@@ -254,7 +261,7 @@ impl Payday {
 
     /// A number of the tables.
     pub async fn number(&self, sql: &'static str) -> i64 {
-        self.db().read().await.unwrap().q(sql).scalar().await.unwrap().unwrap()
+        self.run.number(sql).await
     }
 
     /// Waits until a number of the tables is this.

@@ -12,7 +12,8 @@ use serde_json::json;
 use super::{
     harness::on_each_engine,
     payday::Payday,
-    points::{Driver, assert_died, driver, is_release_build},
+    points::{Driver, driver, is_release_build},
+    program::assert_died,
     support::TestDb,
 };
 

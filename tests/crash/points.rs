@@ -1,13 +1,21 @@
 //! Death between receive and process, and at every named point of the stages.
 
-use std::io::{self, Write as _};
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+};
 
 use libtest_mimic::Trial;
 use remit::{
-    app::decide::{self, Request},
+    app::{
+        decide::{self, Request},
+        enrollments::{self, Verdict},
+        keys::Principal,
+    },
     domain::{
         commission::{ClawbackReason, DecisionKind},
-        ids::EnrollmentId,
+        ids::{EnrollmentId, ProgramId},
     },
     failpoint::{COMPILED_IN, Failpoint, VARIABLE},
 };
@@ -15,10 +23,10 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    harness::on_each_engine,
-    program::Server,
+    harness::{on_each_engine, trial},
+    program::{Server, assert_died},
     run::Run,
-    support::{TestDb, shop::intent},
+    support::{TestDb, node::Node, shop::intent},
     traffic::{Rng, arriving, before_poison, poison, stories},
 };
 
@@ -39,10 +47,18 @@ pub enum Driver {
     Poison,
     /// By a person's request.
     Decision,
+    /// By an approval after the sale.
+    Refold,
+    /// By starting.
+    Start,
+    /// By whoever changes something through the API, see `changes`.
+    Changes,
     /// By no node: `remit replay` passes it, see `replay`.
     Replay,
     /// By paying out, see `payouts`.
     Payouts,
+    /// By what cannot be done, see `troubles`.
+    Troubles,
 }
 
 /// Every point has one, so a new point does not compile without.
@@ -57,7 +73,14 @@ pub const fn driver(point: Failpoint) -> Driver {
         | Failpoint::ReleaseAfterCommit => Driver::Webhooks,
         Failpoint::FailureBeforeCommit | Failpoint::FailureAfterCommit => Driver::Poison,
         Failpoint::DecideBeforeCommit | Failpoint::DecideAfterCommit => Driver::Decision,
+        Failpoint::RefoldBeforeCommit | Failpoint::RefoldAfterCommit => Driver::Refold,
+        Failpoint::BeatBeforeCommit | Failpoint::BeatAfterCommit => Driver::Start,
+        Failpoint::ChangeBeforeCommit | Failpoint::ChangeAfterCommit => Driver::Changes,
         Failpoint::ReplayBeforeCommit | Failpoint::ReplayAfterCommit => Driver::Replay,
+        Failpoint::PostponeBeforeCommit
+        | Failpoint::PostponeAfterCommit
+        | Failpoint::KeepBeforeCommit
+        | Failpoint::KeepAfterCommit => Driver::Troubles,
         Failpoint::RunBeforeCommit
         | Failpoint::RunAfterCommit
         | Failpoint::AccountBeforeCommit
@@ -84,11 +107,44 @@ pub const fn driver(point: Failpoint) -> Driver {
 }
 
 pub fn tests() -> Vec<Trial> {
-    on_each_engine!(
+    let mut tests = Vec::from(on_each_engine!(
         what_was_received_is_processed_after_a_kill_without_a_redelivery,
         death_at_any_named_point_changes_nothing_in_the_end
-    )
-    .into()
+    ));
+    tests.push(trial(
+        concat!(module_path!(), "::every_commit_of_a_stage_stands_between_two_points"),
+        every_commit_of_a_stage_stands_between_two_points,
+    ));
+    tests
+}
+
+/// Works on no data of anybody's.
+const DEMONSTRATION: &str = "demo";
+
+async fn every_commit_of_a_stage_stands_between_two_points() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/app")];
+    let (mut commits, mut bare) = (0, Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.extend((!path.ends_with(DEMONSTRATION)).then_some(path));
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let lines: Vec<&str> = text.lines().collect();
+            for (number, _) in lines.iter().enumerate().filter(|(_, line)| line.contains(".commit()")) {
+                commits += 1;
+                let is_point = |line: &str, when: &str| line.contains("reach") && line.contains(when);
+                let around = (lines[number - 1], lines[number + 1]);
+                if !is_point(around.0, "BeforeCommit") || !is_point(around.1, "AfterCommit") {
+                    bare.push(format!("{}:{}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(commits > 15, "{commits} commits are not all");
+    assert!(bare.is_empty(), "commits without points, see `app::commit_change`: {bare:#?}");
 }
 
 async fn what_was_received_is_processed_after_a_kill_without_a_redelivery(db: TestDb) {
@@ -134,7 +190,9 @@ async fn death_at_any_named_point_changes_nothing_in_the_end(db: TestDb) {
                 die_of_webhooks(&run, point, &events, &mut rng).await;
             }
             Driver::Decision => die_of_a_decision(&run, point, &events).await,
-            Driver::Replay | Driver::Payouts => continue,
+            Driver::Refold => die_of_a_refold(&run, point, &name).await,
+            Driver::Start => die_of_a_start(&run, point).await,
+            Driver::Changes | Driver::Replay | Driver::Payouts | Driver::Troubles => continue,
         }
         let node = run.program.serve().await;
         println!("{} was survived", point.as_str());
@@ -182,7 +240,7 @@ async fn die_of_a_decision(run: &Run, point: Failpoint, events: &[Value]) {
         reason: Some(ClawbackReason::Fraud),
         amount: Some(CLAWED),
         note: None,
-        actor: "key_test".to_owned(),
+        by: Principal::console(),
         idempotency_key: None,
     };
     decide::decide(&run.reference.node.app, &request).await.unwrap();
@@ -206,16 +264,53 @@ async fn die_of_a_decision(run: &Run, point: Failpoint, events: &[Value]) {
     assert_eq!(ask(&successor).await.unwrap().status(), StatusCode::OK);
 }
 
+/// Approves an affiliate after its sale, while a node runs that dies at `point`.
+async fn die_of_a_refold(run: &Run, point: Failpoint, name: &str) {
+    const PENDING: &str = "UPDATE enrollment_status SET status = 'pending' WHERE enrollment_id = $1";
+    let owner = &run.reference.owner;
+    let (enrollment, program) = (owner.id("par_", name), owner.id("prog_", "fifth"));
+    for db in [&run.reference_db().db, &run.db().db] {
+        owner.enroll(db, "fifth", name, name, &format!("{name}@example.com")).await;
+        let mut tx = db.begin().await.unwrap();
+        tx.q(PENDING).bind(&*enrollment).exec().await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    let mut sale = intent(name, 10_000, None);
+    sale["data"]["object"]["metadata"] = json!({ "referral_code": name });
+    let mut doomed = doomed(run, point).await;
+    run.provider.deliver(vec![sale.clone()]).await;
+    run.settled(&doomed).await;
+    run.tell_reference(&[sale]).await;
+
+    let (enrollment, program) =
+        (EnrollmentId::parse(&enrollment).unwrap(), ProgramId::parse(&program).unwrap());
+    let there = Node::new(run.db().db.clone(), 16);
+    for node in [&run.reference.node, &there] {
+        let (app, by, verdict) = (&node.app, Principal::console(), Verdict::Approve);
+        enrollments::judge(app, &by, &program, &enrollment, verdict).await.unwrap();
+    }
+    run.reference.node.process_all().await;
+    assert_died(&mut doomed).await;
+    let left = run.number("SELECT COUNT(*) FROM refold").await;
+    assert_eq!(left, i64::from(point == Failpoint::RefoldBeforeCommit), "{}", point.as_str());
+}
+
+/// Starts a node that dies at `point`, before it listens. Its database is not taken for an older one.
+async fn die_of_a_start(run: &Run, point: Failpoint) {
+    const BEAT: &str = "SELECT beat FROM instance";
+    let before = run.number(BEAT).await;
+    run.program.dies_at(point.as_str(), &[]).await;
+    let grown = i64::from(point == Failpoint::BeatAfterCommit);
+    assert_eq!(run.number(BEAT).await, before + grown, "{}", point.as_str());
+    let _node = run.program.serve().await;
+    assert_eq!(run.number(BEAT).await, before + grown + 1, "{}", point.as_str());
+    assert_eq!(run.number("SELECT COUNT(*) FROM payout_pause").await, 0, "{}", point.as_str());
+}
+
 async fn doomed(run: &Run, point: Failpoint) -> Server {
     let node = run.program.serve_with(&[(VARIABLE, point.as_str())]).await;
     run.provider.send_to(&[&node.base]);
     node
-}
-
-/// SIGABRT: by its own hand, at the point.
-pub async fn assert_died(node: &mut Server) {
-    use std::os::unix::process::ExitStatusExt as _;
-    assert_eq!(node.ended().await.signal(), Some(6), "{}", node.log());
 }
 
 /// Where to claw back ada's commission on the sale of this intent.

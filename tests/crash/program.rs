@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use remit::failpoint::VARIABLE;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -106,6 +107,32 @@ impl Program {
 
     /// The same with more settings.
     pub async fn serve_with(&self, more: &[(&str, &str)]) -> Server {
+        let (mut server, listens) = self.start(more);
+        match tokio::time::timeout(PATIENCE, listens).await {
+            Ok(Ok(address)) => server.base = format!("http://{address}"),
+            Ok(Err(_)) | Err(_) => panic!("the node does not listen:\n{}", server.log()),
+        }
+        server
+    }
+
+    /// Runs a node with more settings that dies by its own hand at this point, whether it came to listen or
+    /// not.
+    pub async fn dies_at(&self, death: &str, more: &[(&str, &str)]) {
+        let more = [&[(VARIABLE, death)], more].concat();
+        assert_died(&mut self.start(&more).0).await;
+    }
+
+    /// Starts a node that stops by itself at this point, as by SIGSTOP, and waits until it has.
+    pub async fn stops_at(&self, point: &str, more: &[(&str, &str)]) -> Server {
+        let stop = format!("{point}:stop");
+        let more = [&[(VARIABLE, &*stop)], more].concat();
+        let (server, _listens) = self.start(&more);
+        server.stopped().await;
+        server
+    }
+
+    /// Starts a node. What is given beside it tells where it listens, once it does.
+    fn start(&self, more: &[(&str, &str)]) -> (Server, oneshot::Receiver<String>) {
         let mut command = self.command(&["serve"], more);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
@@ -125,13 +152,14 @@ impl Program {
                 lines.push(line);
             }
         });
-        let mut server = Server { child, base: String::new(), log };
-        match tokio::time::timeout(PATIENCE, listens).await {
-            Ok(Ok(address)) => server.base = format!("http://{address}"),
-            Ok(Err(_)) | Err(_) => panic!("the node does not listen:\n{}", server.log()),
-        }
-        server
+        (Server { child, base: String::new(), log }, listens)
     }
+}
+
+/// SIGABRT: by its own hand, at a named point.
+pub async fn assert_died(node: &mut Server) {
+    use std::os::unix::process::ExitStatusExt as _;
+    assert_eq!(node.ended().await.signal(), Some(6), "{}", node.log());
 }
 
 /// The end of a log.
@@ -181,6 +209,20 @@ impl Server {
     /// SIGCONT.
     pub fn thaw(&self) {
         self.signal("-CONT");
+    }
+
+    /// Waits until the process has stopped by itself, at a named point.
+    async fn stopped(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let output =
+                Command::new("ps").args(["-o", "state=", "-p", &self.child.id().to_string()]).output();
+            if output.unwrap().stdout.starts_with(b"T") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the node did not stop:\n{}", self.log());
+            sleep(LOOK_EVERY).await;
+        }
     }
 
     fn signal(&self, signal: &str) {

@@ -101,9 +101,15 @@ impl Run {
         }
     }
 
+    /// A number of the tables.
+    pub async fn number(&self, sql: &'static str) -> i64 {
+        self.db.db.read().await.unwrap().q(sql).scalar().await.unwrap().unwrap()
+    }
+
     /// Waits until the node has nothing left to do.
     pub async fn settled(&self, node: &Server) {
-        const WAITING: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM inbox WHERE state = 'received'";
+        const WAITING: &str = "SELECT CAST((SELECT COUNT(*) FROM inbox WHERE state = 'received')
+            + (SELECT COUNT(*) FROM refold) AS BIGINT)";
         // A hold lasts a century here, so whatever is due within a day is due because of the grace.
         const DUE: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM commission WHERE due_at_us < $1";
         let soon = SystemClock.now().plus_secs(86_400).as_micros();
@@ -116,7 +122,11 @@ impl Run {
             if (waiting, due) == (Some(0), Some(0)) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{waiting:?} events wait, {due:?} due:\n{}", node.log());
+            assert!(
+                Instant::now() < deadline,
+                "{waiting:?} events or sales wait, {due:?} due:\n{}",
+                node.log()
+            );
             sleep(LOOK_EVERY).await;
         }
     }

@@ -429,7 +429,8 @@ on_each_engine! {
             "flat_on_partial": "keep", "approval_mode": "auto", "hold_period_days": 30, "terms_version": 1,
             "conversion_kind": "payment", "attribution_model": "last_touch", "attribution_window_days": 30,
             "platform_fee_bps": 0, "min_payout": {}, "payout_schedule": null,
-            "landing_url": null, "on_transfer_reversed": "clawback", "created_at": "2025-06-15T15:06:40Z",
+            "on_transfer_reversed": "clawback", "landing_url": null, "applications": "closed",
+            "created_at": "2025-06-15T15:06:40Z",
         }));
         let (_, mut shown) =
             api.call(&api.operator, Method::GET, &format!("{PROGRAMS}/{}", id.as_str().unwrap()), &Value::Null).await;

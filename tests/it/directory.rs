@@ -37,11 +37,15 @@ async fn seed(db: &Db) {
          VALUES ('prog_a', 2, 300, '{"commission":{"type":"flat","amount_cents":7,"currency":"usd"}}'),
                 ('prog_a', 1, 0, '{"commission":{"type":"percentage","bps":1000},"hold_period_days":30}'),
                 ('prog_b', 1, 0, '{"commission":{"type":"percentage","bps":1}}')"#,
-        "INSERT INTO enrollment (id, program_id, organization_id, parent_enrollment_id, created_at_us)
-         VALUES ('par_1', 'prog_a', 'org_x', NULL, 0), ('par_2', 'prog_a', 'org_y', 'par_1', 0),
-                ('par_3', 'prog_b', 'org_x', NULL, 0)",
+        "INSERT INTO enrollment (id, program_id, organization_id, created_at_us)
+         VALUES ('par_1', 'prog_a', 'org_x', 0), ('par_2', 'prog_a', 'org_y', 0),
+                ('par_3', 'prog_b', 'org_x', 0), ('par_4', 'prog_b', 'org_y', 0), ('par_5', 'prog_b', 'org_a', 0)",
+        "INSERT INTO enrollment_sponsor (enrollment_id, effective_at_us, parent_enrollment_id)
+         VALUES ('par_2', 0, 'par_1'), ('par_3', 0, 'par_4'), ('par_4', 70, 'par_5'), ('par_3', 80, NULL),
+                ('par_4', 90, 'par_3')",
         "INSERT INTO enrollment_status (enrollment_id, effective_at_us, status)
-         VALUES ('par_1', 200, 'suspended'), ('par_1', 0, 'active'), ('par_2', 0, 'active'), ('par_3', 0, 'active')",
+         VALUES ('par_1', 200, 'suspended'), ('par_1', 0, 'active'), ('par_2', 0, 'active'), ('par_3', 0, 'active'),
+                ('par_4', 0, 'active'), ('par_5', 0, 'active')",
         "INSERT INTO code (organization_id, code_normalised, code, kind, enrollment_id, valid_from_us, valid_to_us)
          VALUES ('org_a', 'one', 'One', 'referral', 'par_1', 0, NULL),
                 ('org_a', 'sale', 'SALE', 'coupon', 'par_1', 10, 20),
@@ -81,6 +85,10 @@ on_each_engine! {
         assert_eq!(membership.emails.iter().collect::<Vec<_>>(), ["x@x.org", "x@y.org"]);
         let statuses: Vec<_> = membership.statuses.iter().map(|row| (row.at.as_micros(), row.value)).collect();
         assert_eq!(statuses, [(0, EnrollmentStatus::Active), (200, EnrollmentStatus::Suspended)]);
+        assert!(membership.sponsors.is_empty());
+        let (below, _) = directory.membership(&enrollment("par_2")).unwrap();
+        let sponsors: Vec<_> = below.sponsors.iter().map(|row| (row.at.as_micros(), row.value.clone())).collect();
+        assert_eq!(sponsors, [(0, Some(enrollment("par_1")))]);
         let statuses: Vec<_> = program.statuses.iter().map(|row| (row.at.as_micros(), row.value)).collect();
         assert_eq!(statuses, [(0, ProgramStatus::Draft), (1, ProgramStatus::Active), (500, ProgramStatus::Paused)]);
         let terms: Vec<_> = program.terms.iter().map(|row| (row.at.as_micros(), row.value.version)).collect();
@@ -104,8 +112,23 @@ on_each_engine! {
         let mut conn = db.db.read().await.unwrap();
         let codes = [(owner("org_b"), "one".to_owned()), (owner("org_b"), "two".to_owned())];
         let directory = load_directory(&mut conn, &codes, &[]).await.unwrap();
-        assert_eq!(directory.enrollments.keys().collect::<Vec<_>>(), [&enrollment("par_3")]);
+        assert_eq!(directory.codes.values().map(|code| &code.enrollment_id).collect::<Vec<_>>(), [&enrollment("par_3")]);
         assert_eq!(directory.programs.keys().collect::<Vec<_>>(), [&ProgramId::parse("prog_b").unwrap()]);
+    }
+
+    async fn everybody_who_ever_was_above_an_enrollment_is_loaded_with_it(db: TestDb) {
+        seed(&db.db).await;
+        let mut conn = db.db.read().await.unwrap();
+        let directory = load_directory(&mut conn, &[], &[enrollment("par_3")]).await.unwrap();
+        // par_4 was above par_3, and later the other way round; par_5 was above par_4.
+        let sponsors: Vec<_> = directory
+            .enrollments
+            .values()
+            .map(|found| (found.id.as_str(), found.sponsors.iter().map(|row| row.at.as_micros()).collect::<Vec<_>>()))
+            .collect();
+        assert_eq!(sponsors, [("par_3", vec![0, 80]), ("par_4", vec![70, 90]), ("par_5", vec![])]);
+        assert_eq!(directory.enrollments[&enrollment("par_3")].sponsors[1].value, None);
+        assert_eq!(directory.enrollments[&enrollment("par_4")].statuses.len(), 1);
     }
 
     async fn nothing_asked_for_is_nothing_loaded(db: TestDb) {

@@ -9,7 +9,10 @@ use remit::{
 };
 use serde_json::json;
 
-use super::support::{TestDb, bank::Bank, on_each_engine};
+use super::{
+    paying::earn,
+    support::{TestDb, bank::Bank, on_each_engine},
+};
 
 /// A charge of 20.00 USD with a fee of 0.50 for ada's account.
 async fn charge(bank: &Bank, reference: &str) -> Queued {
@@ -59,6 +62,57 @@ on_each_engine! {
         assert_eq!(bank.texts("SELECT state FROM job").await, ["completed"]);
         assert_eq!(bank.effects("payment_intent.created").await.len(), 1);
         assert_eq!(bank.requests("POST", "/v1/payment_intents").await.len(), 1, "found, not sent again");
+    }
+
+    async fn a_charge_is_looked_for_about_when_it_was_sent_however_late_the_provider_makes_it(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        charge(&bank, "order_1").await;
+        // It waits for ten days, then the provider fails, and makes it six hours later.
+        bank.advance(10 * 86_400).await;
+        let sent_at = bank.shop.node.app.now().as_secs();
+        let rule = json!({ "match": { "method": "POST", "path_prefix": "/v1/payment_intents" },
+            "fault": { "kind": "fail_500_without_execute", "late_s": 21_600 } });
+        bank.sandbox.fault(rule).await.unwrap();
+        bank.dispatch_over(3_600, 30).await;
+        assert_eq!(bank.effects("payment_intent.created").await.len(), 1);
+        assert_eq!(bank.texts("SELECT state FROM job").await, ["completed"]);
+        assert_eq!(bank.texts("SELECT state FROM intent").await, ["succeeded"]);
+        let asked = bank.requests("GET", "/v1/payment_intents").await;
+        assert!(!asked.is_empty());
+        for request in asked {
+            let bound = |name: &str| request["form"][name].as_str().unwrap().parse::<i64>().unwrap();
+            assert!((sent_at - 3_600..=sent_at).contains(&bound("created[gte]")), "{request}");
+            assert!(bound("created[lte]") <= sent_at + 3 * 86_400, "{request}");
+        }
+    }
+
+    async fn an_account_that_kept_a_settlement_from_paying_is_read_again_at_most_once_an_hour(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        let set = async |transfers: &str| {
+            bank.sandbox.control("POST", "accounts/acct_ada", json!({ "transfers": transfers })).await.unwrap();
+            bank.advance(60).await;
+        };
+        let reads = async || bank.requests("GET", "/v1/accounts/acct_ada").await.len();
+        let passed_over = [("ada".to_owned(), "account_not_ready".to_owned())];
+        set("inactive").await;
+        bank.tell_account("acct_ada").await;
+        for _ in 0..3 {
+            assert_eq!(bank.settle().await, passed_over);
+            bank.dispatch().await;
+            assert_eq!(reads().await, 1, "once an hour");
+        }
+        // The account becomes ready, and nobody is told.
+        set("active").await;
+        bank.advance(3_600).await;
+        bank.dispatch().await;
+        assert_eq!(reads().await, 2);
+        assert!(bank.settle().await.is_empty());
+        bank.dispatch().await;
+        bank.assert_balance("ada", [0, 0, 0, 2_000]).await;
+        bank.advance(7_200).await;
+        bank.dispatch().await;
+        assert_eq!(reads().await, 2, "what is ready is not asked about");
     }
 
     async fn one_account_of_a_hundred_that_does_not_answer_leaves_the_others_alone(db: TestDb) {

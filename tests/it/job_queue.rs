@@ -123,6 +123,22 @@ async fn due_at(db: &Db, name: &str) -> Option<i64> {
 }
 
 on_each_engine! {
+    async fn only_jobs_that_are_not_over_are_counted(db: TestDb) {
+        let names = ["a", "b", "parked", "unknown", "completed", "discarded"];
+        enqueue(&db.db, &names.map(|name| queued(name, name, 10))).await;
+        park(&db.db, "parked", "waiting_funds").await;
+        let mut tx = db.db.begin().await.unwrap();
+        for state in ["unknown", "completed", "discarded"] {
+            let job = JobId::derived(&[state]);
+            tx.q("UPDATE job SET state = $2 WHERE id = $1").bind(job.as_str()).bind(state).exec().await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let mut counted = jobs::count_unfinished(&mut db.db.read().await.unwrap()).await.unwrap();
+        counted.sort();
+        let expected = [("available", 2), ("parked", 1), ("unknown", 1)];
+        assert_eq!(counted, expected.map(|(state, count)| ("charge".to_owned(), state.to_owned(), count)));
+    }
+
     async fn one_job_of_each_lane_is_taken_the_longest_due_first(db: TestDb) {
         enqueue(&db.db, &[
             queued("a1", "acct_a", 90), queued("a2", "acct_a", 80), queued("b1", "acct_b", 70),

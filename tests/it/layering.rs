@@ -17,9 +17,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("transport", &["providers", LEAVES]),
     // An independent witness of the provider: it shares no code with the client.
     ("sandbox", &[]),
-    ("app", &["domain", "store", "providers", "transport", LEAVES]),
+    ("mail", &["domain", LEAVES]),
+    ("app", &["domain", "store", "providers", "transport", "mail", LEAVES]),
     ("http", &["domain", "store", "app", LEAVES]),
-    ("cli", &["domain", "store", "transport", "app", "http", "sandbox", LEAVES]),
+    ("cli", &["domain", "store", "transport", "mail", "app", "http", "sandbox", LEAVES]),
     ("main", &["domain", "store", "providers", "transport", "app", "http", "cli", "sandbox", LEAVES]),
 ];
 

@@ -2,18 +2,29 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
 mod admin_api;
+mod affiliate_side;
+mod analytics;
+mod audit;
 mod auditor;
+mod authz;
+mod bank_payouts;
 mod books_api;
 mod conformance;
 mod conversions;
 mod directory;
 mod dispatching;
 mod doctor;
+mod enrollments;
+mod exports;
+mod idempotency;
 mod job_queue;
 mod layering;
 mod ledger_rules;
+mod mail;
 mod netting;
+mod openapi;
 mod operators;
+mod orphans;
 mod paying;
 mod payouts_api;
 mod processing;
@@ -25,6 +36,7 @@ mod scenario_format;
 mod scenarios;
 mod settlement_runs;
 mod settling;
+mod signup;
 mod store_contract;
 #[expect(dead_code, reason = "the kill tests use the rest")]
 mod support;

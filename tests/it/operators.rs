@@ -14,16 +14,21 @@ use remit::{
         job::JobState,
         money::{Currency, Money},
     },
-    http::{admin, edge},
     store::{job_views::JobFilter, jobs as stored_jobs},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
-use tokio_util::task::TaskTracker;
 
 use super::{
     paying::{earn, fault, sends},
-    support::{TestDb, api::Api, bank::Bank, books, node::Node, on_each_engine},
+    support::{
+        TestDb,
+        api::{Api, public},
+        bank::Bank,
+        books,
+        node::Node,
+        on_each_engine,
+    },
 };
 
 const EVIDENCE: &str = "ticket 4711: support has looked through the logs of that day";
@@ -447,7 +452,7 @@ on_each_engine! {
         let intent = unknown_payout(&bank, None).await;
         let app = bank.shop.node.app.clone();
         let api = Api {
-            router: edge(admin::router().with_state(app.clone()), &TaskTracker::new()),
+            router: public(&app).await,
             clock: bank.shop.node.clock.clone(),
             operator: operator_key(&bank, None).await,
             app,

@@ -28,6 +28,16 @@ pub(super) fn sends() -> Value {
     json!({ "method": "POST", "path_prefix": "/v1/transfers" })
 }
 
+/// Replaces the stored bytes of the only transfer, as nothing in the program ever does, and gives those
+/// that were there.
+async fn replace_body(db: &TestDb, body: &[u8]) -> Vec<u8> {
+    let mut tx = db.db.begin().await.unwrap();
+    let before: Option<Vec<u8>> = tx.q("SELECT body FROM generation").scalar().await.unwrap();
+    tx.q("UPDATE generation SET body = $1").bind(body.to_vec()).exec().await.unwrap();
+    tx.commit().await.unwrap();
+    before.unwrap()
+}
+
 async fn paid_once(bank: &Bank, amount: i64) {
     let made = bank.effects("transfer.created").await;
     assert_eq!(made.len(), 1, "{made:?}");
@@ -616,6 +626,41 @@ on_each_engine! {
         bank.sandbox.control("POST", "balance", json!({ "currency": "usd", "set": 1 })).await.unwrap();
         bank.dispatch_over(600, 3).await;
         assert_eq!(bank.findings().await, ["payout_waits_for_funds"]);
+    }
+
+    async fn a_refusal_that_comes_with_advice_to_retry_is_tried_again_under_its_key(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        bank.settle().await;
+        // What the provider checks before it looks at the key, and stores nothing of.
+        let body = replace_body(&db, b"nonsense=1").await;
+        fault(&bank, sends(), 2, json!({ "kind": "should_retry", "value": true })).await;
+        for _ in 0..2 {
+            bank.dispatch().await;
+            assert_eq!((bank.payouts().await, bank.jobs().await),
+                (vec!["submitting".to_owned()], vec!["retryable".to_owned()]));
+            bank.assert_balance("ada", [0, 0, 2_000, 0]).await;
+            bank.advance(60).await;
+        }
+        replace_body(&db, &body).await;
+        bank.dispatch().await;
+        // No audit: it rightly finds that the bytes under the key have changed.
+        assert_eq!(bank.payouts().await, ["completed"]);
+        bank.assert_balance("ada", [0, 0, 0, 2_000]).await;
+        let sent = bank.requests("POST", "/v1/transfers").await.len();
+        assert_eq!((sent, bank.keys().await.len()), (3, 1));
+    }
+
+    async fn advice_to_retry_is_not_followed_for_ever(db: TestDb) {
+        let bank = Bank::open(&db).await;
+        earn(&bank, "ada", "x", 10_000).await;
+        bank.settle().await;
+        replace_body(&db, b"nonsense=1").await;
+        fault(&bank, sends(), 1_000, json!({ "kind": "should_retry", "value": true })).await;
+        bank.dispatch_over(3_600, 10).await;
+        assert_eq!((bank.payouts().await, bank.jobs().await), (vec!["failed".to_owned()], vec!["discarded".to_owned()]));
+        bank.assert_balance("ada", [0, 2_000, 0, 0]).await;
+        assert_eq!(bank.requests("POST", "/v1/transfers").await.len(), 6);
     }
 
     async fn a_provider_that_advises_against_retrying_is_only_asked(db: TestDb) {

@@ -4,12 +4,11 @@ use axum::http::{Method, StatusCode};
 use remit::{
     app::keys::{self, KeyKind, NewKey, Principal},
     clock::ManualClock,
-    domain::ids::OrganizationId,
-    http::{admin, edge},
+    domain::ids::{InstanceId, OrganizationId},
+    store::instance,
 };
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use tokio_util::task::TaskTracker;
 
 use super::support::{
     TestDb,
@@ -37,7 +36,7 @@ impl Office {
         shop.tell_and_process(&[sale("ada", 1_000), sale("bob", 500)]).await;
         shop.pass_grace().await;
         let app = shop.node.app.clone();
-        let router = edge(admin::router().with_state(app.clone()), &TaskTracker::new());
+        let router = api::public(&app).await;
         let operator = api::key(&app, KeyKind::Operator, None).await;
         let clock: ManualClock = shop.node.clock.clone();
         let office = Self { api: Api { app, clock, router, operator }, shop };
@@ -216,7 +215,7 @@ on_each_engine! {
 
         // Another node of the same database, where payouts are enabled.
         let node = Node::with_settings(db.db.clone(), 16, LIVE);
-        let router = edge(admin::router().with_state(node.app.clone()), &TaskTracker::new());
+        let router = api::public(&node.app).await;
         let live = Api { app: node.app.clone(), clock: node.clock.clone(), router, operator: operator.clone() };
         node.clock.set(office.shop.node.app.now());
         let body = json!({ "reason": "the bank called" });
@@ -228,6 +227,44 @@ on_each_engine! {
         let resumed = live.call(&operator, Method::POST, "/v1/admin/payouts/resume", &Value::Null).await.1;
         assert_eq!(resumed["data"], json!({ "enabled": true, "paused": false, "pauses": [] }));
         assert_eq!(live.call(&operator, Method::POST, &run, &json!({})).await.0, StatusCode::OK);
+    }
+
+    async fn a_stop_that_is_asked_for_twice_is_one_stop(db: TestDb) {
+        let office = Office::open(&db, LIVE).await;
+        let path = format!("{}/enrollments/{}", office.program(), office.shop.enrollment("ada"));
+        let (hold, unhold) = (format!("{path}/hold"), format!("{path}/unhold"));
+        let (pause, resume) = ("/v1/admin/payouts/pause", "/v1/admin/payouts/resume");
+        let (odd, other) = (json!({ "reason": "odd" }), json!({ "reason": "the tax form is missing" }));
+        // As every node does when it starts.
+        let mut tx = db.db.begin().await.unwrap();
+        let now = office.api.app.now();
+        instance::create(&mut tx, &InstanceId::derived(&["office"]), now).await.unwrap();
+        tx.commit().await.unwrap();
+        for (stop, go_on, list) in [(&*hold, &*unhold, "holds"), (pause, resume, "pauses")] {
+            let first = office.data(Method::POST, stop, &odd).await;
+            office.api.clock.advance_secs(60);
+            let body = json!({ "reason": " odd " });
+            assert_eq!(office.data(Method::POST, stop, &body).await, first, "{stop}: nothing changed");
+            let (one, two) = tokio::join!(
+                office.data(Method::POST, stop, &other),
+                office.data(Method::POST, stop, &other)
+            );
+            assert_eq!(one, two, "{stop}: two requests at once");
+            assert_eq!(one[list].as_array().unwrap().len(), 2, "{stop}: another reason is another stop");
+            assert_eq!(one[list][0], first[list][0]);
+
+            let ended = office.data(Method::POST, go_on, &Value::Null).await;
+            assert_eq!(ended[list], json!([]));
+            office.api.clock.advance_secs(60);
+            assert_eq!(office.data(Method::POST, go_on, &Value::Null).await, ended, "{go_on}: nothing changed");
+            let again = office.data(Method::POST, stop, &odd).await;
+            assert_ne!(again[list][0]["id"], first[list][0]["id"], "{stop}: what has ended is no stop");
+            office.data(Method::POST, go_on, &Value::Null).await;
+        }
+        let ends = "SELECT COUNT(DISTINCT lifted_at_us) FROM payout_hold
+            UNION ALL SELECT COUNT(DISTINCT resumed_at_us) FROM payout_pause";
+        let ends: Vec<i64> = db.db.read().await.unwrap().q(ends).scalars().await.unwrap();
+        assert_eq!(ends, [2, 2], "when a stop ended stays as it was");
     }
 
     async fn payouts_are_listed_newest_first_a_page_at_a_time(db: TestDb) {

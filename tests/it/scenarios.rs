@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use remit::{
-    app::decide::{self, Request},
+    app::{
+        decide::{self, Request},
+        keys::Principal,
+    },
     domain::{
         commission::{ClawbackReason, DecisionKind},
         ids::{EnrollmentId, SaleId},
@@ -239,7 +242,7 @@ impl Run<'_> {
             reason,
             amount,
             note: None,
-            actor: "key_test".to_owned(),
+            by: Principal::console(),
             idempotency_key: None,
         };
         decide::decide(&self.nodes.first.app, &request).await.unwrap();

@@ -6,11 +6,13 @@ use remit::{
     app::{
         holds,
         keys::Principal,
+        programs::{self, ProgramFields},
         settle::{self, Progress, Request},
     },
     domain::ids::{EnrollmentId, PayoutId},
     store::DbOptions,
 };
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::support::{
@@ -103,6 +105,42 @@ on_each_engine! {
             ["1767571200000000", "1770595200000000"]);
         assert_eq!(scheduled(&till).await, 0);
         books::assert_they_add_up(&db.db).await;
+    }
+
+    async fn a_schedule_begins_with_the_first_period_that_ends_after_it_was_switched_on(db: TestDb) {
+        let till = Till::open(&db).await;
+        till.change("UPDATE program SET created_at_us = 0").await;
+        till.earn(&[("ada", "a", 1_000, "usd")]).await;
+        let switch = async |to: Value| {
+            let fields = ProgramFields { payout_schedule: Some(to), ..ProgramFields::default() };
+            programs::update(till.app(), &Principal::console(), &till.program(), fields).await.unwrap();
+        };
+        // A Wednesday: the week before is none of the schedule's business.
+        till.shop.node.clock.set(at("2026-01-14T12:00:00Z"));
+        switch(json!("weekly")).await;
+        assert_eq!(scheduled(&till).await, 0);
+        till.shop.node.clock.set(at("2026-01-16T12:00:00Z"));
+        switch(json!("weekly")).await;
+        till.shop.node.clock.set(at("2026-01-19T00:00:00Z"));
+        assert_eq!(scheduled(&till).await, 1, "the same schedule again moved nothing");
+        // Another schedule begins anew, and so does one that was switched off in between.
+        switch(json!("monthly")).await;
+        assert_eq!(scheduled(&till).await, 0);
+        till.shop.node.clock.set(at("2026-02-01T00:00:00Z"));
+        assert_eq!(scheduled(&till).await, 1);
+        switch(Value::Null).await;
+        till.shop.node.clock.set(at("2026-03-10T00:00:00Z"));
+        assert_eq!(scheduled(&till).await, 0);
+        switch(json!("monthly")).await;
+        assert_eq!(scheduled(&till).await, 0);
+        // Switched on at the very end of a period, which was over then.
+        till.shop.node.clock.set(at("2026-03-16T00:00:00Z"));
+        switch(json!("weekly")).await;
+        assert_eq!(scheduled(&till).await, 0);
+        till.shop.node.clock.set(at("2026-03-23T00:00:00Z"));
+        assert_eq!(scheduled(&till).await, 1);
+        let ends = "SELECT CAST(period_end_us / 1000000 AS TEXT) FROM payout_run ORDER BY 1";
+        assert_eq!(till.texts(ends).await, ["1768780800", "1769904000", "1774224000"]);
     }
 
     async fn what_became_payable_on_the_boundary_belongs_to_the_next_period(db: TestDb) {

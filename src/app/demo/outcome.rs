@@ -15,7 +15,8 @@ use crate::{
     },
     store::{
         StoreError,
-        settlement::{AttemptRow, PayoutRow},
+        job_views::AttemptRow,
+        settlement::PayoutRow,
         views::{self, BalanceRow},
     },
 };
@@ -394,7 +395,9 @@ mod tests {
                 verdict: verdict.map(str::to_owned),
                 status: None,
                 request_id: None,
+                replayed: None,
                 error_code: None,
+                object_id: None,
             })
             .collect();
         how_it_was_sent(is_known, &rows)

@@ -24,9 +24,12 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        enrollments::{self, EnrollmentDetails},
+        enrollments::{
+            self, EnrollmentDetails,
+            codes::{self, CodeKind, IssuedCode},
+        },
         organizations::Organization,
-        programs::{self, AttributionModel, ConversionKind, ProgramDetails},
+        programs::{self, Applications, AttributionModel, ConversionKind, ProgramDetails},
     },
 };
 
@@ -300,6 +303,7 @@ async fn create_program(
         payout_schedule: None,
         min_payout: min_payout.into(),
         on_transfer_reversed: OnTransferReversed::Clawback,
+        applications: Applications::Closed,
         landing_url: None,
         created_at: now,
         // The fixtures happened before today, and a program pays for what was sold while it was active.
@@ -328,6 +332,7 @@ async fn enroll(
         program_id: program.clone(),
         organization_id: affiliate.id.clone(),
         parent_enrollment_id: None,
+        commission_override: None,
         code: code.to_owned(),
         created_at: now,
         status: Dated { at: Timestamp::EPOCH, value: EnrollmentStatus::Active },
@@ -335,7 +340,14 @@ async fn enroll(
     let mut tx = app.db.begin().await?;
     enrollments::insert(&mut tx, &enrollment).await?;
     enrollments::insert_status(&mut tx, &enrollment.id, &enrollment.status).await?;
-    enrollments::insert_code(&mut tx, owner, &enrollment.id, code).await?;
+    let code = IssuedCode {
+        enrollment_id: enrollment.id.clone(),
+        code: code.to_owned(),
+        kind: CodeKind::Referral,
+        created_at: now,
+        retired_at: None,
+    };
+    codes::insert(&mut tx, owner, &code).await?;
     tx.commit().await?;
     Ok((enrollment.id, Payee { name: name.to_owned(), organization_id: affiliate.id }))
 }

@@ -8,6 +8,7 @@
 //!
 //! `lanes` decides who may be called now, [`super::payouts`] what an outcome does to the books.
 
+mod accounts;
 mod lanes;
 
 use std::{
@@ -18,9 +19,12 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
-use self::lanes::{Lanes, Lesson};
+use self::{
+    accounts::Read,
+    lanes::{Lanes, Lesson},
+};
 use super::{
     App,
     payouts::{self, Ending, MoveError, Reach, Scene},
@@ -28,7 +32,6 @@ use super::{
 use crate::{
     config::Config,
     domain::{
-        fact::Fact,
         intent::{Found, IntentState, Next, Outcome, Verdict, Waiting},
         job::{JobState, RETRY_AFTER_MAX_S},
         ledger::Cause,
@@ -36,7 +39,7 @@ use crate::{
         time::Timestamp,
     },
     failpoint::{self, Failpoint},
-    providers::outbound::{Answer, ApiRequest, Method, ObjectSeen, Reply},
+    providers::outbound::{Answer, ApiRequest, Made, Method, ObjectSeen, Reply},
     store::{
         StoreError, Tx,
         findings::{self, NewFinding, Severity},
@@ -59,8 +62,12 @@ const FAILED_S: i64 = 3_600;
 /// Pages of a look-up at most; a list that is longer was not read to the end.
 const PAGES_MAX: usize = 200;
 
-/// How far before an intent was made its object is looked for, seconds: clocks differ.
+/// How far before an intent was sent its object is looked for, seconds: clocks differ.
 const LOOK_BACK_S: i64 = 3_600;
+
+/// How long after an intent was sent its object is looked for, seconds: twice the time for which a provider
+/// keeps a key. One that is made later still is told by its event, and nothing found is no evidence.
+const MADE_WITHIN_S: i64 = 2 * 86_400;
 
 /// The same where the intent may have been made by a database that is lost: as far as providers show events.
 const LOOK_BACK_AFTER_RESTORE_S: i64 = 30 * 86_400;
@@ -120,7 +127,8 @@ impl Dispatcher {
         lease(&self.app.config)
     }
 
-    /// Takes due jobs, as many as there are places, and starts work on each. Returns how many.
+    /// Takes due jobs and accounts to be read, as many as there are places, and starts work on each. Returns how
+    /// many.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be reached; nothing was taken.
@@ -131,17 +139,26 @@ impl Dispatcher {
             let this = self.clone();
             self.tasks.spawn(async move { this.hold(lease).await });
         }
+        let checks = self.claim_checks().await?;
+        let taken = taken.saturating_add(checks.len());
+        for check in checks {
+            let this = self.clone();
+            self.tasks.spawn(async move { this.check(check).await });
+        }
         Ok(taken)
     }
 
-    /// Takes due jobs and works on them one after the other, until none is due now. Returns how many were
-    /// taken. For whoever wants the result at once, such as a test.
+    /// Takes due jobs, and accounts to be read, and works on them one after the other, until none is due now.
+    /// Returns how many jobs were taken. For whoever wants the result at once, such as a test.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be reached.
     pub async fn work_off(&self) -> Result<usize, StoreError> {
         let mut worked = 0;
         loop {
+            for check in self.claim_checks().await? {
+                self.check(check).await;
+            }
             let leases = self.claim().await?;
             if leases.is_empty() {
                 return Ok(worked);
@@ -237,7 +254,7 @@ impl Dispatcher {
         let mut tx = self.app.db.begin().await?;
         findings::raise(&mut tx, &[finding], now).await?;
         jobs::part(&mut tx, lease, parting, now).await?;
-        tx.commit().await
+        super::commit_postponed(tx).await
     }
 
     async fn work(&self, lease: &Lease) -> Result<(), MoveError> {
@@ -386,9 +403,11 @@ impl Dispatcher {
             body: stored.body.clone(),
             idempotency_key: Some(stored.key.clone()),
         };
-        let reply = self.call("send", stored, &request, self.send_by(lease, stored)).await;
+        let reply = self
+            .call("send", provider.name(), &stored.api_version, &request, self.send_by(lease, stored))
+            .await;
         let answer = provider.answer(&payouts::order(stored, stored.intent.generation), &reply);
-        self.learn(lease, &reply, answer.verdict);
+        self.learn(&lease.lane, &reply, answer.verdict);
         self.judge(lease, number, &reply, &answer).await
     }
 
@@ -435,25 +454,13 @@ impl Dispatcher {
             }
             told
         };
-        self.token().await;
         let provider = payouts::provider_of(stored)?;
-        let request = provider.account(&stored.destination);
-        let reply = self.call("account", stored, &request, lease.until).await;
-        self.learn_of_reading(lease, &reply);
-        // What an event tells of the same moment is newer than what was read here.
-        let read_at = Timestamp::from_secs(self.app.now().as_secs() - 1);
-        let account = provider.account_state(&reply, read_at);
-        let Some(account) = account.filter(|account| account.account_id == stored.destination) else {
-            debug!(lane = lease.lane, "the provider does not show the receiving account");
-            return Ok(told);
-        };
-        let ready = if charges { account.charges_enabled } else { account.can_be_paid() };
-        let mut tx = self.app.db.begin().await?;
-        transfers::save(&mut tx, std::iter::once((&scope, &Fact::PayoutAccount(account)))).await?;
-        failpoint::reach(Failpoint::AccountBeforeCommit);
-        tx.commit().await?;
-        failpoint::reach(Failpoint::AccountAfterCommit);
-        Ok(Some(ready))
+        let read = self.read_account(provider, stored.livemode, &stored.destination, lease.until).await?;
+        Ok(match read {
+            Read::Told(account) if charges => Some(account.charges_enabled),
+            Read::Told(account) => Some(account.can_be_paid()),
+            Read::NotShown | Read::Unanswered => told,
+        })
     }
 
     /// Lets a job wait for its account without having sent anything.
@@ -469,7 +476,7 @@ impl Dispatcher {
             tx.rollback().await?;
             return self.again(lease, None).await;
         }
-        payouts::park_waiting(&mut tx, &mut scene, Waiting::Account, now).await?;
+        payouts::park_waiting(&self.app, &mut tx, &mut scene, Waiting::Account, now).await?;
         failpoint::reach(Failpoint::AccountBeforeCommit);
         tx.commit().await?;
         failpoint::reach(Failpoint::AccountAfterCommit);
@@ -541,7 +548,9 @@ impl Dispatcher {
                     let (kept, now) = (kept(reply, answer), self.app.now());
                     let mut tx = self.app.db.begin().await?;
                     jobs::keep_answer(&mut tx, &lease.intent_id, number, answer.verdict, &kept, now).await?;
+                    failpoint::reach(Failpoint::KeepBeforeCommit);
                     tx.commit().await?;
+                    failpoint::reach(Failpoint::KeepAfterCommit);
                     return Err(failure);
                 }
                 result => return result,
@@ -583,14 +592,14 @@ impl Dispatcher {
                 let Some(object) = &answer.object else {
                     return Err(MoveError::NoPurpose(lease.intent_id.clone()));
                 };
-                payouts::succeed(&mut tx, &mut scene, object, &cause, now).await?;
+                payouts::succeed(&self.app, &mut tx, &mut scene, object, &cause, now).await?;
             }
             Outcome::Again => {
                 self.part_for_later(&mut tx, lease, retry_after(reply)).await?;
             }
             Outcome::Wait(waiting) => {
                 let proof = format!("attempt {number}: {code}");
-                payouts::wait(&mut tx, &mut scene, waiting, &proof, now).await?;
+                payouts::wait(&self.app, &mut tx, &mut scene, waiting, &proof, now).await?;
             }
             Outcome::Failed => {
                 payouts::end(&self.app, &mut tx, &mut scene, Ending::Failed { reason: code }, &cause, now)
@@ -641,7 +650,7 @@ impl Dispatcher {
             Outcome::Succeeded => {
                 let cause = Cause::Call(format!("{}#{number}", lease.intent_id));
                 if let Some([object]) = found.as_deref() {
-                    payouts::succeed(&mut tx, &mut scene, object, &cause, now).await?;
+                    payouts::succeed(&self.app, &mut tx, &mut scene, object, &cause, now).await?;
                 }
                 Looked::Settled
             }
@@ -682,18 +691,18 @@ impl Dispatcher {
     async fn walk(&self, lease: &Lease, stored: &StoredIntent) -> Result<Option<Vec<ObjectSeen>>, MoveError> {
         let provider = payouts::provider_of(stored)?;
         let order = payouts::order(stored, stored.intent.generation);
-        let look_back = if stored.intent.look_up_first { LOOK_BACK_AFTER_RESTORE_S } else { LOOK_BACK_S };
-        let since = stored.created_at.plus_secs(-look_back);
+        let made = when_made(stored);
         let mut objects = BTreeMap::new();
         let mut cursor: Option<String> = None;
         for _ in 0..PAGES_MAX {
             if lease.until <= self.app.now().plus_micros(micros(self.app.config.stripe.timeout)) {
                 return Ok(None);
             }
-            let request = provider.look_up(&order, since, cursor.as_deref());
-            let reply = self.call("look_up", stored, &request, lease.until).await;
+            let request = provider.look_up(&order, made, cursor.as_deref());
+            let reply =
+                self.call("look_up", provider.name(), &stored.api_version, &request, lease.until).await;
             let page = provider.page(&order, &reply);
-            self.learn_of_reading(lease, &reply);
+            self.learn_of_reading(&lease.lane, &reply);
             let Ok(page) = page else { return Ok(None) };
             objects.extend(page.objects.into_iter().map(|object| (object.id.clone(), object)));
             cursor = page.next;
@@ -717,7 +726,8 @@ impl Dispatcher {
     async fn call(
         &self,
         op: &'static str,
-        stored: &StoredIntent,
+        provider: &str,
+        api_version: &str,
         request: &ApiRequest,
         begin_by: Timestamp,
     ) -> Reply {
@@ -728,7 +738,7 @@ impl Dispatcher {
             return Reply::NotSent;
         }
         let started = tokio::time::Instant::now();
-        let reply = transport.call(request, &stored.api_version, self.app.config.stripe.timeout).await;
+        let reply = transport.call(request, api_version, self.app.config.stripe.timeout).await;
         failpoint::reach(Failpoint::CallAfter);
         let outcome = match &reply {
             Reply::NotSent => "not_sent",
@@ -740,23 +750,23 @@ impl Dispatcher {
                 _ => "other",
             },
         };
-        metrics::histogram!(names::PROVIDER_REQUEST_SECONDS, "provider" => stored.provider.clone(), "op" => op,
+        metrics::histogram!(names::PROVIDER_REQUEST_SECONDS, "provider" => provider.to_owned(), "op" => op,
             "outcome" => outcome)
         .record(started.elapsed().as_secs_f64());
         reply
     }
 
     /// What reading from the provider taught. A key that may not read is no reason to stop sending.
-    fn learn_of_reading(&self, lease: &Lease, reply: &Reply) {
+    fn learn_of_reading(&self, lane: &str, reply: &Reply) {
         let verdict = match reply {
             Reply::Answered(response) if response.status == 401 => Verdict::Unauthorized,
             Reply::Answered(_) | Reply::Lost => Verdict::Ambiguous,
             Reply::NotSent => Verdict::NotSent,
         };
-        self.learn(lease, reply, verdict);
+        self.learn(lane, reply, verdict);
     }
 
-    fn learn(&self, lease: &Lease, reply: &Reply, verdict: Verdict) {
+    fn learn(&self, lane: &str, reply: &Reply, verdict: Verdict) {
         let lesson = match reply {
             Reply::NotSent | Reply::Lost => Lesson::Failed,
             Reply::Answered(_) if verdict == Verdict::Unauthorized => Lesson::Unauthorized,
@@ -766,7 +776,7 @@ impl Dispatcher {
             Reply::Answered(response) if response.status >= 500 => Lesson::Failed,
             Reply::Answered(_) => Lesson::Answered,
         };
-        self.lanes().learn(&lease.lane, lesson, self.app.now());
+        self.lanes().learn(lane, lesson, self.app.now());
     }
 
     /// Waits for a place in the second's calls.
@@ -774,6 +784,19 @@ impl Dispatcher {
         let wait = self.lanes().wait_for_token(self.app.now());
         if let Ok(micros @ 1..) = u64::try_from(wait) {
             tokio::time::sleep(Duration::from_micros(micros)).await;
+        }
+    }
+}
+
+/// When the object of an intent was made, if it was: about when the intent was sent. What a lost database
+/// may have sent, nobody knows.
+fn when_made(stored: &StoredIntent) -> Made {
+    let anytime = |look_back_s: i64| Made { since: stored.created_at.plus_secs(-look_back_s), until: None };
+    match stored.sent_between {
+        _ if stored.intent.look_up_first => anytime(LOOK_BACK_AFTER_RESTORE_S),
+        None => anytime(LOOK_BACK_S),
+        Some((first, last)) => {
+            Made { since: first.plus_secs(-LOOK_BACK_S), until: Some(last.plus_secs(MADE_WITHIN_S)) }
         }
     }
 }

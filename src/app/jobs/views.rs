@@ -2,8 +2,10 @@
 //! times, and what answers proved.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
+    app::bank_payouts::BankPayoutView,
     domain::{
         ids::{IntentId, JobId},
         intent::Intent,
@@ -22,7 +24,8 @@ fn time(micros: Option<i64>) -> Option<Timestamp> {
 }
 
 /// A job in a list (`design.md` §7, `jobs list`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Job)]
 pub struct JobView {
     /// Id.
     pub id: JobId,
@@ -58,7 +61,7 @@ impl From<JobRow> for JobView {
 }
 
 /// Everything about one intent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct JobDetails {
     /// Its job.
     pub job: JobView,
@@ -76,10 +79,13 @@ pub struct JobDetails {
     pub resolutions: Vec<ResolutionView>,
     /// What is open about it.
     pub findings: Vec<FindingView>,
+    /// What was told last of the receiving account's own payouts to its bank, newest first.
+    pub bank_payouts: Vec<BankPayoutView>,
 }
 
 /// An intent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Intent)]
 pub struct IntentView {
     /// Id; the provider's object carries it in its metadata, a transfer also as its group.
     pub id: String,
@@ -133,7 +139,8 @@ pub(super) const fn object_word(purpose: &Purpose) -> &'static str {
 }
 
 /// A payout.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = JobPayout)]
 pub struct PayoutView {
     id: String,
     run_id: String,
@@ -175,7 +182,8 @@ impl From<PayoutRow> for PayoutView {
 }
 
 /// A charge.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = JobCharge)]
 pub struct ChargeView {
     id: String,
     project_id: String,
@@ -207,7 +215,8 @@ impl From<ChargeRow> for ChargeView {
 }
 
 /// One idempotency key.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Generation)]
 pub struct GenerationView {
     generation: i64,
     idempotency_key: String,
@@ -231,7 +240,8 @@ impl From<GenerationRow> for GenerationView {
 }
 
 /// One call that was written down.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = JobAttempt)]
 pub struct AttemptView {
     number: i64,
     generation: i64,
@@ -265,7 +275,8 @@ impl From<AttemptRow> for AttemptView {
 }
 
 /// What people said about an intent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Resolution)]
 pub struct ResolutionView {
     id: String,
     generation: i64,
@@ -293,7 +304,8 @@ impl From<ResolutionRow> for ResolutionView {
 }
 
 /// What is open about an intent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = JobFinding)]
 pub struct FindingView {
     id: String,
     kind: String,

@@ -17,12 +17,14 @@ mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::json;
 use tracing::warn;
 
 use self::plan::{Draft, Known, Plan, Rules};
 pub use self::schedule::step as step_scheduled;
 use super::{
     App, Refusal,
+    audit::{self, Change},
     keys::{Principal, Scope},
     organizations::PAYOUT_PROVIDER,
     payouts, programs as program_rules, random_u128,
@@ -31,7 +33,7 @@ pub use crate::store::settlement::{PaidLine, SkippedLine};
 use crate::{
     domain::{
         book::Realm,
-        ids::{EnrollmentId, IntentId, ProgramId, RunId},
+        ids::{EnrollmentId, IntentId, OrganizationId, ProgramId, RunId},
         ledger::{Cause, Entry, LedgerError},
         money::{self, Currency, Money, MoneyError},
         payout::{Payout, PayoutState},
@@ -40,7 +42,7 @@ use crate::{
     failpoint::{self, Failpoint},
     providers::outbound::{self, Order, OrderKind, Outbound},
     store::{
-        Conn, Engine, StoreError, Tx, holds,
+        Conn, Engine, StoreError, Tx, account_checks, holds,
         jobs::{self, NewIntent, Purpose},
         ledger::{self, Posting},
         programs, sales,
@@ -137,7 +139,8 @@ impl From<SettleError> for Refusal {
 /// `IDEMPOTENCY_MISMATCH` when the key was used with another time.
 pub async fn run(app: &App, by: &Principal, request: &Request) -> Result<Settlement, Refusal> {
     by.require(Scope::Settle)?;
-    program_rules::visible(&mut app.db.read().await?, by, &request.program).await?;
+    let owner =
+        program_rules::visible(&mut app.db.read().await?, by, &request.program).await?.organization_id;
     require_open(app).await?;
     let now = app.now();
     let as_of = as_of(request.as_of, now)?;
@@ -152,7 +155,7 @@ pub async fn run(app: &App, by: &Principal, request: &Request) -> Result<Settlem
         created_at: now,
         completed_at: None,
     };
-    let begun = begin(app, &run).await?;
+    let begun = begin(app, by, &owner, &run).await?;
     if request.as_of.is_some_and(|asked| asked != begun.as_of) {
         return Err(Refusal::conflict(
             "IDEMPOTENCY_MISMATCH",
@@ -199,19 +202,40 @@ pub async fn plan(
     loop {
         let batch = next_batch(app.db.engine(), &mut conn, &reach, after.as_ref()).await?;
         let known = know(app, &mut conn, &reach, &batch).await?;
-        let planned = plan::plan(&rules, known).map_err(SettleError::from)?;
-        settlement.payouts.extend(planned.drafts.into_iter().map(|draft| PaidLine {
-            id: None,
-            enrollment_id: draft.enrollment_id,
-            currency: draft.currency,
-            split: draft.split,
-        }));
-        settlement.skipped.extend(planned.skipped);
+        let chunk = planned(plan::plan(&rules, known).map_err(SettleError::from)?);
+        settlement.payouts.extend(chunk.payouts);
+        settlement.skipped.extend(chunk.skipped);
         if !batch.has_more {
             return Ok(settlement);
         }
         after = batch.last;
     }
+}
+
+/// What settling one enrollment of a program would come to now, in every currency.
+pub(super) async fn plan_one(
+    app: &App,
+    conn: &mut Conn,
+    program: &programs::ProgramDetails,
+    enrollment: &EnrollmentId,
+) -> Result<Settlement, SettleError> {
+    let reach =
+        Reach { program_id: &program.id, currency: None, as_of: app.now(), livemode: app.config.livemode };
+    let batch = Batch { with_lots: vec![enrollment.clone()], ..Batch::default() };
+    let known = know(app, conn, &reach, &batch).await?;
+    Ok(planned(plan::plan(&Rules::of(program), known)?))
+}
+
+/// A plan as it is answered.
+fn planned(plan: Plan) -> Settlement {
+    let paid = |draft: Draft| PaidLine {
+        id: None,
+        enrollment_id: draft.enrollment_id,
+        currency: draft.currency,
+        split: draft.split,
+    };
+    let payouts = plan.drafts.into_iter().map(paid).collect();
+    Settlement { run_id: None, payouts, skipped: plan.skipped }
 }
 
 fn as_of(asked: Option<Timestamp>, now: Timestamp) -> Result<Timestamp, Refusal> {
@@ -242,9 +266,13 @@ fn paused() -> Refusal {
 }
 
 /// Writes the run down, unless it is there, and gives it as it stands.
-async fn begin(app: &App, run: &Run) -> Result<Run, Refusal> {
+async fn begin(app: &App, by: &Principal, owner: &OrganizationId, run: &Run) -> Result<Run, Refusal> {
     let mut tx = app.db.begin().await?;
-    settlement::insert_run(&mut tx, run).await?;
+    if settlement::insert_run(&mut tx, run).await? {
+        let asked = json!({ "program_id": run.program_id, "as_of": run.as_of });
+        let change = Change::new("payouts.run", &run.id, Some(owner)).after(&asked);
+        audit::record(&mut tx, by, change, run.created_at).await?;
+    }
     let begun = settlement::find_run(&mut tx, &run.id).await?.ok_or(Refusal::NotFound)?;
     failpoint::reach(Failpoint::RunBeforeCommit);
     tx.commit().await?;
@@ -305,10 +333,13 @@ async fn settle_chunk(app: &App, run: &RunId) -> Result<Progress, SettleError> {
     };
     let batch = next_batch(app.db.engine(), &mut tx, &reach, run.last_enrollment.as_ref()).await?;
     let known = claim(app, &mut tx, &reach, &batch).await?;
-    let Plan { drafts, skipped } = plan::plan(&rules, known)?;
+    let Plan { drafts, skipped, not_ready } = plan::plan(&rules, known)?;
     let drafted: BTreeSet<EnrollmentId> = drafts.iter().map(|draft| draft.enrollment_id.clone()).collect();
     let last = batch.last.as_ref().filter(|_| batch.has_more);
     settlement::insert_skips(&mut tx, &run.id, &skipped).await?;
+    // What told that they are ready may have been lost; the dispatcher asks, so that the next run knows.
+    let accounts = not_ready.iter().map(String::as_str);
+    account_checks::request(&mut tx, PAYOUT_PROVIDER, app.config.livemode, accounts, now).await?;
     let entries = reserve(app, &mut tx, &run, &rules, drafts, now).await?;
     settlement::advance_run(&mut tx, &run, last, now).await?;
     let causes = BTreeSet::from([Cause::Run(run.id.to_string())]);

@@ -7,7 +7,7 @@ use crate::{
     domain::{
         ids::{CommissionId, EnrollmentId, OrganizationId},
         money::{self, BasisPoints, Currency, MoneyError},
-        payout::{Candidate, OnTransferReversed, Split},
+        payout::{Candidate, OnTransferReversed, Skip, Split},
     },
     store::{
         programs::{MinPayout, ProgramDetails},
@@ -72,6 +72,8 @@ pub(super) struct Plan {
     pub drafts: Vec<Draft>,
     /// Who is passed over, and why.
     pub skipped: Vec<SkippedLine>,
+    /// The accounts that kept somebody from being paid because they were told not to be ready.
+    pub not_ready: BTreeSet<String>,
 }
 
 /// Plans a batch. Currencies are never netted against each other (`semantics.md`, "Currency").
@@ -107,7 +109,8 @@ pub(super) fn plan(rules: &Rules, known: Known) -> Result<Plan, MoneyError> {
                 lots,
             }),
             (Ok(_), None) => unreachable!("a candidate without an account has no split"),
-            (Err(reason), _) => {
+            (Err(reason), account) => {
+                plan.not_ready.extend(account.clone().filter(|_| reason == Skip::AccountNotReady));
                 plan.skipped.push(SkippedLine { enrollment_id, currency, due, reason });
             }
         }
@@ -137,10 +140,7 @@ fn without_idle(lots: Vec<OpenLot>) -> Result<Vec<OpenLot>, MoneyError> {
 mod tests {
     use super::*;
     use crate::{
-        domain::{
-            ids::{LotId, SaleId},
-            payout::Skip,
-        },
+        domain::ids::{LotId, SaleId},
         store::settlement::Part,
     };
 

@@ -132,5 +132,5 @@ async fn postpone(app: &App, run: &RunId, failure: &SettleError) -> Result<(), S
     let mut tx = app.db.begin().await?;
     settlement::postpone_run(&mut tx, run, now.plus_secs(RETRY_S)).await?;
     findings::raise(&mut tx, &[finding], now).await?;
-    tx.commit().await
+    crate::app::commit_postponed(tx).await
 }

@@ -48,6 +48,8 @@ fn directory() -> Directory {
             organization_id: OrganizationId::parse("org_affiliate").unwrap(),
             statuses: vec![Dated { at: Timestamp::EPOCH, value: status }],
             emails: BTreeSet::new(),
+            rates: Vec::new(),
+            sponsors: Vec::new(),
         };
         let valid_from = if name == "late" { PAID_AT.plus_days(1) } else { Timestamp::EPOCH };
         let code = Code { enrollment_id: member.id.clone(), valid_from, valid_to: None };

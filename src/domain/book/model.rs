@@ -231,6 +231,9 @@ impl Truth {
                 };
                 (half_up(paid.amount - tax, i64::from(bps.get()), 10_000), paid.currency)
             }
+            CommissionRule::Recurring { .. } | CommissionRule::Tiered { .. } => {
+                unreachable!("no story has a rule that looks at other sales")
+            }
         };
         let has = |kind| {
             let mut decisions = self.decisions.iter();

@@ -117,6 +117,8 @@ pub fn directory(terms: &[[Terms; 2]]) -> Directory {
                 EnrollmentStatus::Active
             }),
             emails: if number == 0 { BTreeSet::from(["ann@x.org".to_owned()]) } else { BTreeSet::new() },
+            rates: Vec::new(),
+            sponsors: Vec::new(),
         };
         directory.programs.insert(program.id.clone(), program);
         directory.enrollments.insert(enrollment.id.clone(), enrollment);
@@ -165,6 +167,9 @@ fn terms(dice: &mut Dice<'_>) -> Terms {
         flat_on_partial: dice.pick(&[FlatOnPartial::Keep, FlatOnPartial::Proportional]),
         approval_mode: if dice.once_in(4) { ApprovalMode::Manual } else { ApprovalMode::Auto },
         hold_period_days: u16::try_from(dice.roll(40)).unwrap(),
+        product_rates: Vec::new(),
+        upline_bps: Vec::new(),
+        rate_override: None,
     }
 }
 
@@ -353,6 +358,7 @@ impl Telling {
                     .then(|| "subscription".to_owned()),
                 billing_reason: None,
                 buyer_email: (paid.buyer_is_ann && is_best).then(|| " Ann+shop@X.org".to_owned()),
+                items: Vec::new(),
             })
         };
         if let Some(links) = shape.invoice {
@@ -522,6 +528,7 @@ impl Telling {
             subscription: paid.has_subscription.then(|| "subscription".to_owned()),
             billing_reason: None,
             buyer_email: paid.buyer_is_ann.then(|| "ann@x.org".to_owned()),
+            items: Vec::new(),
         });
         self.event(number, paid.provider, vec![completed]);
         self.objects.insert(number, vec![sale.clone()]);

@@ -55,6 +55,9 @@ impl Case {
             paid_at: PAID_AT,
             due_at: None,
             flags: BTreeMap::new(),
+            position: None,
+            customer_key: None,
+            counted: None,
         };
         Self {
             facts,
@@ -77,6 +80,7 @@ impl Case {
             not_before: self.received_at.plus_secs(GRACE_S),
             received_at: self.received_at,
             now: PAID_AT.plus_secs(after_s),
+            position: None,
         })
         .unwrap()
     }
@@ -455,15 +459,15 @@ fn a_flat_commission_of_a_partly_refunded_sale_stays_whole() {
 
 #[test]
 fn terms_follow_the_time_of_payment_until_a_payout_claims_them() {
-    let second = TermsVersion { version: 2, terms: share_of(2_000) };
+    let second = || share_of(2_000);
     let mut case = released();
-    case.commission.paid_from(PAID_AT, &second);
+    case.commission.paid_from(PAID_AT, 2, second);
     assert_eq!(case.commission.terms_version, 1, "the same time keeps what was frozen");
     case.commission.claimed = true;
-    case.commission.paid_from(PAID_AT.plus_secs(5), &second);
+    case.commission.paid_from(PAID_AT.plus_secs(5), 2, second);
     assert_eq!(case.commission.terms_version, 1, "a payout claimed it");
     case.commission.claimed = false;
-    case.commission.paid_from(PAID_AT.plus_secs(5), &second);
+    case.commission.paid_from(PAID_AT.plus_secs(5), 2, second);
     assert_eq!((case.commission.terms_version, case.commission.paid_at), (2, PAID_AT.plus_secs(5)));
 }
 

@@ -30,6 +30,8 @@ fn directory() -> Directory {
         organization_id: OrganizationId::parse("org_affiliate").unwrap(),
         statuses: dated([(-100, EnrollmentStatus::Active)]),
         emails: BTreeSet::new(),
+        rates: Vec::new(),
+        sponsors: Vec::new(),
     };
     let code = Code {
         enrollment_id: enrollment.id.clone(),
@@ -40,6 +42,7 @@ fn directory() -> Directory {
         codes: BTreeMap::from([((owner(), "ann".to_owned()), code)]),
         programs: BTreeMap::from([(program.id.clone(), program)]),
         enrollments: BTreeMap::from([(enrollment.id.clone(), enrollment)]),
+        multi_level: false,
     }
 }
 

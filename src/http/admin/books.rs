@@ -2,55 +2,56 @@
 //! (seed S0, "Attribute conversions" and "Handle refunds").
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Answer, Data, created, ok};
 use crate::{
     app::{
         App,
         decide::{self, OnConversion},
+        explain::Explanation,
         keys::Principal,
         reads,
         report::{self, NewReport, Reported},
     },
     domain::{
         commission::{ClawbackReason, CommissionState, DecisionKind},
-        ids::{CommissionId, ConversionId, ProgramId, ProjectId},
+        ids::{CommissionId, ConversionId, EnrollmentId, ProgramId, ProjectId, SaleId},
         money::Currency,
         time::Timestamp,
     },
     http::{
         body::Body,
         error::ApiError,
-        page::{Listing, Page},
+        idempotency,
+        openapi::schemas::{ConversionStatus, ExternalId, Note, ReferralCode},
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
     store::views::{BalanceRow, CommissionRow, ConversionRow, FlagRow},
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route(
-            "/v1/admin/affiliate/programs/{program_id}/conversions",
-            get(list_conversions).post(report_conversion),
-        )
-        .route("/v1/admin/affiliate/programs/{program_id}/conversions/{id}", get(find_conversion))
-        .route("/v1/admin/affiliate/programs/{program_id}/conversions/{id}/approve", post(approve))
-        .route("/v1/admin/affiliate/programs/{program_id}/conversions/{id}/reject", post(reject))
-        .route("/v1/admin/affiliate/programs/{program_id}/conversions/{id}/clawback", post(claw_back))
-        .route("/v1/admin/affiliate/programs/{program_id}/commissions", get(list_commissions))
-        .route("/v1/admin/affiliate/programs/{program_id}/balances", get(list_balances))
-        .route("/v1/admin/commissions/{id}/explain", get(explain))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list_conversions, report_conversion))
+        .routes(routes!(find_conversion))
+        .routes(routes!(approve))
+        .routes(routes!(reject))
+        .routes(routes!(claw_back))
+        .routes(routes!(list_commissions))
+        .routes(routes!(list_balances))
+        .routes(routes!(explain))
 }
 
 /// The state of a conversion in seed S0's words (`semantics.md`, "Views").
-fn status(state: CommissionState) -> &'static str {
+pub(in crate::http) fn status(state: CommissionState) -> &'static str {
     match state {
         CommissionState::AwaitingReview | CommissionState::Flagged => "pending",
         CommissionState::Held | CommissionState::Payable | CommissionState::InPayout => "approved",
@@ -60,13 +61,20 @@ fn status(state: CommissionState) -> &'static str {
     }
 }
 
-#[derive(Serialize)]
-struct ConversionView {
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = Conversion)]
+pub(super) struct ConversionView {
+    #[schema(value_type = ConversionId)]
     id: String,
+    #[schema(value_type = ProgramId)]
     program_id: String,
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = ProjectId)]
     project_id: String,
+    #[schema(value_type = SaleId)]
     sale_id: String,
+    #[schema(value_type = CommissionId)]
     commission_id: String,
     kind: String,
     external_id: Option<String>,
@@ -74,9 +82,12 @@ struct ConversionView {
     code: Option<String>,
     touchpoint_id: Option<String>,
     touched_at: Option<Timestamp>,
+    #[schema(value_type = ConversionStatus)]
     status: &'static str,
+    #[schema(value_type = CommissionState)]
     commission_state: String,
     reason: Option<String>,
+    #[schema(value_type = Currency)]
     currency: String,
     earned_minor: i64,
     clawed_minor: i64,
@@ -109,6 +120,13 @@ impl From<ConversionRow> for ConversionView {
     }
 }
 
+/// The conversions of a program, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/conversions",
+    operation_id = "listConversions", tag = "conversions",
+    params(("program_id" = ProgramId, Path), PageQuery),
+    responses((status = 200, description = "A page of conversions.", body = Listing<ConversionView>))
+)]
 async fn list_conversions(
     State(app): State<App>,
     by: Principal,
@@ -119,7 +137,8 @@ async fn list_conversions(
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConversionFlag)]
 struct FlagView {
     kind: String,
     id: String,
@@ -141,13 +160,21 @@ impl From<FlagRow> for FlagView {
 }
 
 /// A conversion with what stops or stopped its commission.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConversionDetail)]
 struct ConversionShown {
     #[serde(flatten)]
     conversion: ConversionView,
     flags: Vec<FlagView>,
 }
 
+/// One conversion, with what stops or stopped its commission.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/conversions/{id}",
+    operation_id = "getConversion", tag = "conversions",
+    params(("program_id" = ProgramId, Path), ("id" = ConversionId, Path)),
+    responses((status = 200, description = "The conversion.", body = Data<ConversionShown>))
+)]
 async fn find_conversion(
     State(app): State<App>,
     by: Principal,
@@ -157,17 +184,34 @@ async fn find_conversion(
     ok(ConversionShown { conversion: row.into(), flags: flags.into_iter().map(Into::into).collect() })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ReportRequest {
+    #[schema(value_type = ProjectId)]
     project_id: String,
+    /// The order's id at the one who reports.
+    #[schema(value_type = ExternalId)]
     external_id: String,
+    /// Whose code the buyer named.
+    #[schema(value_type = Option<ReferralCode>, nullable = false)]
     code: Option<String>,
+    /// Who bought, by the owner's own id or the visitor's: what touchpoints are told of.
+    #[schema(nullable = false, min_length = 1, max_length = 200)]
     subject_ref: Option<String>,
+    /// More than 0 for a payment; 0 or more for an event or entitlement.
+    #[schema(minimum = 0)]
     gross_amount_cents: i64,
+    /// Tax within the amount.
+    #[schema(nullable = false, minimum = 0)]
     tax_cents: Option<i64>,
+    /// ISO 4217; that of the program's flat commission or `usd` where it is absent.
+    #[schema(nullable = false, pattern = "^[A-Za-z]{3}$")]
     currency: Option<String>,
+    /// What was converted; as the program says where it is absent.
+    #[schema(nullable = false, pattern = "^(event|payment|entitlement)$")]
     kind: Option<String>,
+    /// When it was paid; now where it is absent.
+    #[schema(value_type = Option<Timestamp>)]
     occurred_at: Option<String>,
     customer: Option<String>,
 }
@@ -205,14 +249,26 @@ impl ReportRequest {
 }
 
 /// A report that nobody is owed anything for: stored, and answered without a conversion.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Unattributed {
     /// Always null.
+    #[schema(value_type = Option<Value>)]
     data: Option<ConversionView>,
     reason: &'static str,
 }
 
 /// 201 with the conversion, or 200 without one.
+/// Reports a sale. The same order again changes nothing and gives the same conversion.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/conversions",
+    operation_id = "reportConversion", tag = "conversions",
+    params(("program_id" = ProgramId, Path)),
+    request_body = ReportRequest,
+    responses(
+        (status = 201, description = "The conversion.", body = Data<ConversionView>),
+        (status = 200, description = "Stored, and nobody is owed anything for it.", body = Unattributed)
+    )
+)]
 async fn report_conversion(
     State(app): State<App>,
     by: Principal,
@@ -231,6 +287,13 @@ async fn report_conversion(
 
 type OfProgram = Named<(ProgramId, ConversionId)>;
 
+/// Approves a conversion that waits for review.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/approve",
+    operation_id = "approveConversion", tag = "conversions",
+    params(("program_id" = ProgramId, Path), ("id" = ConversionId, Path)),
+    responses((status = 200, description = "The conversion.", body = Data<ConversionView>))
+)]
 async fn approve(
     State(app): State<App>,
     by: Principal,
@@ -240,6 +303,13 @@ async fn approve(
     decide(&app, &by, path, plain(DecisionKind::Approve, &headers)?).await
 }
 
+/// Rejects a conversion.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/reject",
+    operation_id = "rejectConversion", tag = "conversions",
+    params(("program_id" = ProgramId, Path), ("id" = ConversionId, Path)),
+    responses((status = 200, description = "The conversion.", body = Data<ConversionView>))
+)]
 async fn reject(
     State(app): State<App>,
     by: Principal,
@@ -254,14 +324,26 @@ fn plain(kind: DecisionKind, headers: &HeaderMap) -> Result<OnConversion, ApiErr
     Ok(OnConversion { kind, reason: None, amount: None, note: None, idempotency_key })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ClawbackRequest {
+    #[schema(value_type = ClawbackReason)]
     reason: String,
+    /// Minor units; all that is left where it is absent.
+    #[schema(minimum = 1)]
     amount_cents: Option<i64>,
+    #[schema(value_type = Option<Note>)]
     note: Option<String>,
 }
 
+/// Takes a commission back, all of it or an amount.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/clawback",
+    operation_id = "clawBackConversion", tag = "conversions",
+    params(("program_id" = ProgramId, Path), ("id" = ConversionId, Path)),
+    request_body = ClawbackRequest,
+    responses((status = 200, description = "The conversion.", body = Data<ConversionView>))
+)]
 async fn claw_back(
     State(app): State<App>,
     by: Principal,
@@ -291,17 +373,9 @@ async fn decide(
     ok(decide::decide_conversion(app, by, &program, &conversion, what).await?.into())
 }
 
-/// The caller's own key of a request, 1 to 255 visible characters.
+/// The caller's own key of a request that keeps it for ever.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = value
-        .to_str()
-        .ok()
-        .filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()));
-    key.map(|key| Some(key.to_owned())).ok_or_else(|| {
-        let message = "Idempotency-Key must be 1 to 255 visible ASCII characters";
-        refuse("INVALID_IDEMPOTENCY_KEY", "Idempotency-Key", message)
-    })
+    idempotency::key_of(headers)
 }
 
 fn note(text: Option<String>) -> Result<Option<String>, ApiError> {
@@ -324,14 +398,21 @@ pub(super) fn refuse(code: &'static str, param: &'static str, message: &'static 
     ApiError::new(StatusCode::BAD_REQUEST, code, message).with_param(param)
 }
 
-#[derive(Serialize)]
-struct CommissionListed {
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = Commission)]
+pub(super) struct CommissionListed {
+    #[schema(value_type = CommissionId)]
     id: String,
+    #[schema(value_type = ConversionId)]
     conversion_id: String,
+    #[schema(value_type = SaleId)]
     sale_id: String,
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = ProgramId)]
     program_id: String,
     level: i64,
+    #[schema(value_type = Currency)]
     currency: String,
     base_minor: i64,
     amount_minor: i64,
@@ -339,6 +420,7 @@ struct CommissionListed {
     clawed_minor: i64,
     held_minor: i64,
     payable_minor: i64,
+    #[schema(value_type = CommissionState)]
     state: String,
     reason: Option<String>,
     paid_at: Timestamp,
@@ -371,6 +453,13 @@ impl From<CommissionRow> for CommissionListed {
     }
 }
 
+/// The commissions of a program, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/commissions",
+    operation_id = "listCommissions", tag = "commissions",
+    params(("program_id" = ProgramId, Path), PageQuery),
+    responses((status = 200, description = "A page of commissions.", body = Listing<CommissionListed>))
+)]
 async fn list_commissions(
     State(app): State<App>,
     by: Principal,
@@ -381,9 +470,12 @@ async fn list_commissions(
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Balance)]
 struct BalanceView {
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = Currency)]
     currency: String,
     held: i64,
     payable: i64,
@@ -398,6 +490,13 @@ impl From<BalanceRow> for BalanceView {
     }
 }
 
+/// The balances of a program, per enrollment and currency.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/balances",
+    operation_id = "listBalances", tag = "commissions",
+    params(("program_id" = ProgramId, Path), PageQuery),
+    responses((status = 200, description = "A page of balances.", body = Listing<BalanceView>))
+)]
 async fn list_balances(
     State(app): State<App>,
     by: Principal,
@@ -408,10 +507,17 @@ async fn list_balances(
     Ok(Json(page.listing(rows, |row| (row.enrollment_id.clone(), row.currency.clone()), Into::into)))
 }
 
+/// Each amount of a commission with its rule, base and rounding, and the events behind it.
+#[utoipa::path(
+    get, path = "/v1/admin/commissions/{id}/explain",
+    operation_id = "explainCommission", tag = "commissions",
+    params(("id" = CommissionId, Path)),
+    responses((status = 200, description = "The explanation.", body = Data<Explanation>))
+)]
 async fn explain(
     State(app): State<App>,
     by: Principal,
     Named(id): Named<CommissionId>,
-) -> Answer<Data<crate::app::explain::Explanation>> {
+) -> Answer<Data<Explanation>> {
     ok(reads::explanation(&app, &by, &id).await?)
 }

@@ -1,12 +1,10 @@
 //! `/v1/admin/projects/{project_id}/endpoints`. Signing secrets go in and never come out.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    routing::{delete as delete_route, get},
-};
+use axum::{Json, extract::State};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Answer, Created, Data, created, ok};
 use crate::{
@@ -21,29 +19,32 @@ use crate::{
     },
     http::{
         body::Body,
-        page::{Listing, Page},
+        openapi::schemas::SigningSecret,
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
     store::endpoints::StoredEndpoint,
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/admin/projects/{project_id}/endpoints", get(list).post(create))
-        .route("/v1/admin/projects/{project_id}/endpoints/{id}", delete_route(delete))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(delete))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct EndpointRequest {
+    #[schema(pattern = "^(stripe|paddle)$")]
     provider: String,
+    /// Signing secrets, all live at once; those of Stripe start with `whsec_`.
+    #[schema(min_items = 1, max_items = 8, value_type = Vec<SigningSecret>)]
     secrets: Vec<String>,
     livemode: bool,
     #[serde(default)]
     connect: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Endpoint)]
 struct EndpointView {
     id: EndpointId,
     url_path: String,
@@ -62,6 +63,14 @@ impl From<StoredEndpoint> for EndpointView {
     }
 }
 
+/// Makes a webhook endpoint of a project.
+#[utoipa::path(
+    post, path = "/v1/admin/projects/{project_id}/endpoints",
+    operation_id = "createEndpoint", tag = "endpoints",
+    params(("project_id" = ProjectId, Path)),
+    request_body = EndpointRequest,
+    responses((status = 201, description = "The endpoint.", body = Data<EndpointView>))
+)]
 async fn create(
     State(app): State<App>,
     by: Principal,
@@ -74,6 +83,13 @@ async fn create(
     created(endpoints::create(&app, &by, &project, new).await?.into())
 }
 
+/// The webhook endpoints of a project, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/projects/{project_id}/endpoints",
+    operation_id = "listEndpoints", tag = "endpoints",
+    params(("project_id" = ProjectId, Path), PageQuery),
+    responses((status = 200, description = "A page of endpoints.", body = Listing<EndpointView>))
+)]
 async fn list(
     State(app): State<App>,
     by: Principal,
@@ -84,6 +100,13 @@ async fn list(
     Ok(Json(page.listing(rows, |row| row.id.clone(), Into::into)))
 }
 
+/// Ends a webhook endpoint. The events that it took stay.
+#[utoipa::path(
+    delete, path = "/v1/admin/projects/{project_id}/endpoints/{id}",
+    operation_id = "deleteEndpoint", tag = "endpoints",
+    params(("project_id" = ProjectId, Path), ("id" = EndpointId, Path)),
+    responses((status = 200, description = "The endpoint that was ended.", body = Data<EndpointView>))
+)]
 async fn delete(
     State(app): State<App>,
     by: Principal,

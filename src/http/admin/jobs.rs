@@ -1,13 +1,14 @@
 //! `/v1/admin/jobs`: the work on payouts and charges as operators see it, and what they can do about it.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{Query, State, rejection::QueryRejection},
     http::StatusCode,
-    routing::{get, post},
 };
 use secrecy::SecretString;
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Answer, Data, books::refuse, ok};
 use crate::{
@@ -20,23 +21,32 @@ use crate::{
     http::{
         body::Body,
         error::ApiError,
-        page::{Listing, Page},
+        openapi::schemas::Reason,
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
     store::job_views::JobFilter,
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/admin/jobs", get(list))
-        .route("/v1/admin/jobs/{id}", get(show))
-        .route("/v1/admin/jobs/{id}/retry", post(retry))
-        .route("/v1/admin/jobs/{id}/resolve", post(resolve))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
+        .routes(routes!(retry))
+        .routes(routes!(resolve))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct JobQuery {
+    /// Only jobs in one of these states, separated by commas.
+    #[param(
+        nullable = false,
+        pattern = "^(available|running|retryable|parked|unknown|completed|discarded)(,(available|running|retryable|parked|unknown|completed|discarded))*$"
+    )]
     state: Option<String>,
+    /// Only jobs of this kind.
+    #[param(nullable = false, pattern = "^(transfer|charge)$")]
     kind: Option<String>,
 }
 
@@ -58,6 +68,13 @@ impl JobQuery {
     }
 }
 
+/// Jobs, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/jobs",
+    operation_id = "listJobs", tag = "jobs",
+    params(PageQuery, JobQuery),
+    responses((status = 200, description = "A page of jobs.", body = Listing<JobView>))
+)]
 async fn list(
     State(app): State<App>,
     by: Principal,
@@ -72,24 +89,49 @@ async fn list(
     Ok(Json(page.listing(rows, |row| row.id.clone(), Into::into)))
 }
 
+/// Everything about one job and the intent that it works on.
+#[utoipa::path(
+    get, path = "/v1/admin/jobs/{id}",
+    operation_id = "getJob", tag = "jobs",
+    params(("id" = String, Path, description = "The id of the job or of its intent.")),
+    responses((status = 200, description = "The job.", body = Data<JobDetails>))
+)]
 async fn show(State(app): State<App>, by: Principal, Named(id): Named<String>) -> Answer<Data<JobDetails>> {
     ok(jobs::show(&app, &by, &id).await?)
 }
 
+/// Makes a job due now.
+#[utoipa::path(
+    post, path = "/v1/admin/jobs/{id}/retry",
+    operation_id = "retryJob", tag = "jobs",
+    params(("id" = String, Path, description = "The id of the job or of its intent.")),
+    responses((status = 200, description = "The job.", body = Data<JobDetails>))
+)]
 async fn retry(State(app): State<App>, by: Principal, Named(id): Named<String>) -> Answer<Data<JobDetails>> {
     ok(jobs::retry(&app, &by, &id).await?)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ResolveRequest {
+    /// The id of the provider's object; either this or `not_executed`.
     executed: Option<String>,
     #[serde(default)]
     not_executed: bool,
+    #[schema(value_type = Reason)]
     evidence: String,
+    /// A key of somebody else.
     approver: String,
 }
 
+/// Says what became of an intent of which nothing else is known. Takes two people.
+#[utoipa::path(
+    post, path = "/v1/admin/jobs/{id}/resolve",
+    operation_id = "resolveJob", tag = "jobs",
+    params(("id" = String, Path, description = "The id of the job or of its intent.")),
+    request_body = ResolveRequest,
+    responses((status = 200, description = "The job.", body = Data<JobDetails>))
+)]
 async fn resolve(
     State(app): State<App>,
     by: Principal,

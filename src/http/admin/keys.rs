@@ -1,43 +1,47 @@
 //! `/v1/admin/keys`. The text of a key is in the answer that made it and nowhere else.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::StatusCode,
-    routing::{delete, get},
-};
+use axum::{Json, extract::State, http::StatusCode};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Answer, Created, Data, created, id, ok};
+use super::{Answer, Data, id, ok};
 use crate::{
     app::{
         App, Refusal,
-        keys::{self, ApiKey, KeyKind, NewKey, Principal},
+        keys::{self, ApiKey, KeyKind, NewKey, Principal, Scope},
     },
     domain::{
         ids::{KeyId, OrganizationId, ProjectId},
         time::Timestamp,
     },
     http::{
+        Once, ShownOnce,
         body::Body,
         error::ApiError,
-        page::{Listing, Page},
+        openapi::answers::NotFound,
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new().route("/v1/admin/keys", get(list).post(create)).route("/v1/admin/keys/{id}", delete(revoke))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(revoke))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct KeyRequest {
+    #[schema(value_type = KeyKind)]
     kind: String,
+    #[schema(value_type = Option<OrganizationId>)]
     organization_id: Option<String>,
+    #[schema(value_type = Option<ProjectId>)]
     project_id: Option<String>,
+    #[schema(value_type = Option<Vec<Scope>>, min_items = 1)]
     scopes: Option<Vec<String>>,
+    #[schema(value_type = Option<Timestamp>)]
     expires_at: Option<String>,
 }
 
@@ -65,10 +69,13 @@ impl KeyRequest {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Key)]
 struct KeyView {
     id: KeyId,
+    #[schema(value_type = KeyKind)]
     kind: &'static str,
+    #[schema(value_type = Vec<Scope>)]
     scopes: Vec<&'static str>,
     organization_id: Option<OrganizationId>,
     project_id: Option<ProjectId>,
@@ -86,29 +93,54 @@ impl KeyView {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreatedKey)]
 struct CreatedKeyView {
-    /// Shown once.
-    key: String,
+    /// Shown this once; null when the request is sent again under its `Idempotency-Key`.
+    #[schema(value_type = Option<String>)]
+    key: ShownOnce<String>,
     #[serde(flatten)]
     view: KeyView,
 }
 
+/// Makes a key. Its text is in this answer and nowhere else.
+#[utoipa::path(
+    post, path = "/v1/admin/keys",
+    operation_id = "createKey", tag = "keys",
+    request_body = KeyRequest,
+    responses((status = 201, description = "The key with its text.", body = Data<CreatedKeyView>), (status = 404, response = NotFound))
+)]
 async fn create(
     State(app): State<App>,
     by: Principal,
     Body(request): Body<KeyRequest>,
-) -> Created<CreatedKeyView> {
+) -> Result<Once<Data<CreatedKeyView>>, ApiError> {
     let made = keys::create(&app, &by, request.read()?).await?;
-    created(CreatedKeyView { key: made.text.expose_secret().to_owned(), view: KeyView::of(made.key)? })
+    let key = ShownOnce(made.text.expose_secret().to_owned());
+    let data = CreatedKeyView { key, view: KeyView::of(made.key)? };
+    Ok(Once(StatusCode::CREATED, Data { data }))
 }
 
+/// Keys, newest first, without their texts.
+#[utoipa::path(
+    get, path = "/v1/admin/keys",
+    operation_id = "listKeys", tag = "keys",
+    params(PageQuery),
+    responses((status = 200, description = "A page of keys.", body = Listing<KeyView>))
+)]
 async fn list(State(app): State<App>, by: Principal, page: Page<KeyId>) -> Answer<Listing<KeyView>> {
     let rows = keys::list(&app, &by, page.after(), page.fetch()).await?;
     let views = rows.into_iter().map(KeyView::of).collect::<Result<Vec<_>, _>>()?;
     Ok(Json(page.listing(views, |view| view.id.clone(), |view| view)))
 }
 
+/// Revokes a key, at once and for ever.
+#[utoipa::path(
+    delete, path = "/v1/admin/keys/{id}",
+    operation_id = "revokeKey", tag = "keys",
+    params(("id" = KeyId, Path)),
+    responses((status = 200, description = "The revoked key.", body = Data<KeyView>))
+)]
 async fn revoke(State(app): State<App>, by: Principal, Named(key): Named<KeyId>) -> Answer<Data<KeyView>> {
     ok(KeyView::of(keys::revoke(&app, &by, &key).await?)?)
 }

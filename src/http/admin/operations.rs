@@ -2,12 +2,13 @@
 //! thing support mends by hand, a missed referral.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode},
-    routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Answer, Data,
@@ -23,49 +24,73 @@ use crate::{
         reads::{self, SaleView},
     },
     domain::{
-        ids::{EnrollmentId, FindingId},
+        ids::{DecisionId, EnrollmentId, FindingId, InboxId, SaleId},
         time::Timestamp,
     },
     http::{
         body::Body,
         error::ApiError,
-        page::{Listing, Page},
+        openapi::schemas::{Reason, ReferralCode},
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
     store::{
-        findings::Finding,
-        inbox::{EventFilter, EventRow, InboxState},
+        findings::{Finding, Severity},
+        inbox::{EventFilter, EventRow, EventSource, InboxState},
     },
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/admin/sales/{id}", get(sale))
-        .route("/v1/admin/sales/{id}/attribution", post(attribute))
-        .route("/v1/admin/events", get(events))
-        .route("/v1/admin/findings", get(findings))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(sale))
+        .routes(routes!(attribute))
+        .routes(routes!(events))
+        .routes(routes!(findings))
 }
 
+/// A sale with everything that was told about it.
+#[utoipa::path(
+    get, path = "/v1/admin/sales/{id}",
+    operation_id = "getSale", tag = "operations",
+    params(("id" = String, Path, description = "The id of the sale, or any id of a provider that names it.")),
+    responses((status = 200, description = "The sale.", body = Data<SaleView>))
+)]
 async fn sale(State(app): State<App>, by: Principal, Named(id): Named<String>) -> Answer<Data<SaleView>> {
     ok(reads::sale(&app, &by, &id).await?)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct AttributionRequest {
+    /// Either this or `code`.
+    #[schema(value_type = Option<EnrollmentId>)]
     enrollment_id: Option<String>,
+    /// Either this or `enrollment_id`.
+    #[schema(value_type = Option<ReferralCode>)]
     code: Option<String>,
+    #[schema(value_type = Reason)]
     reason: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Attributed {
+    #[schema(value_type = Option<SaleId>)]
     sale_id: Option<String>,
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = DecisionId)]
     decision_id: String,
     commission: Option<CommissionView>,
 }
 
+/// Attributes a sale by hand, where a referral was missed.
+#[utoipa::path(
+    post, path = "/v1/admin/sales/{id}/attribution",
+    operation_id = "attributeSale", tag = "operations",
+    params(("id" = String, Path, description = "The id of the sale, or any id of a provider that names it.")),
+    request_body = AttributionRequest,
+    responses((status = 200, description = "What was decided.", body = Data<Attributed>))
+)]
 async fn attribute(
     State(app): State<App>,
     by: Principal,
@@ -98,14 +123,24 @@ async fn attribute(
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct EventQuery {
+    /// Only events in one of these states, separated by commas.
+    #[param(
+        nullable = false,
+        pattern = "^(received|applied|ignored|parked)(,(received|applied|ignored|parked))*$"
+    )]
     state: Option<String>,
+    /// Only events of this type of the provider's.
+    #[param(nullable = false)]
     r#type: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
 struct EventView {
+    #[schema(value_type = InboxId)]
     id: String,
     provider: String,
     endpoint_id: String,
@@ -113,10 +148,12 @@ struct EventView {
     livemode: bool,
     provider_event_id: String,
     r#type: String,
+    #[schema(value_type = InboxState)]
     state: String,
     reason: Option<String>,
     attempts: i64,
     received_at: Timestamp,
+    #[schema(value_type = EventSource)]
     source: String,
 }
 
@@ -139,6 +176,13 @@ impl From<EventRow> for EventView {
     }
 }
 
+/// Stored events, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/events",
+    operation_id = "listEvents", tag = "operations",
+    params(PageQuery, EventQuery),
+    responses((status = 200, description = "A page of events.", body = Listing<EventView>))
+)]
 async fn events(
     State(app): State<App>,
     by: Principal,
@@ -167,10 +211,12 @@ async fn events(
     Ok(Json(page.listing(rows, |row| row.id.clone(), Into::into)))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Finding)]
 struct FindingView {
     id: FindingId,
     kind: String,
+    #[schema(value_type = Severity)]
     severity: &'static str,
     object: String,
     detail: String,
@@ -190,6 +236,13 @@ impl From<Finding> for FindingView {
     }
 }
 
+/// What an operator should look at.
+#[utoipa::path(
+    get, path = "/v1/admin/findings",
+    operation_id = "listFindings", tag = "operations",
+    params(PageQuery),
+    responses((status = 200, description = "A page of findings.", body = Listing<FindingView>))
+)]
 async fn findings(
     State(app): State<App>,
     by: Principal,

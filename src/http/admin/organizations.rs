@@ -1,11 +1,9 @@
 //! `/v1/admin/organizations` and the account each is paid to.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    routing::{get, put},
-};
+use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Answer, Created, Data, created, ok};
 use crate::{
@@ -13,27 +11,31 @@ use crate::{
     domain::{ids::OrganizationId, time::Timestamp},
     http::{
         body::Body,
-        page::{Listing, Page},
+        openapi::schemas::{Email, Name},
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
     store::organizations::{Organization, PayoutAccount},
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/admin/organizations", get(list).post(create))
-        .route("/v1/admin/organizations/{id}", get(find))
-        .route("/v1/admin/organizations/{id}/payout-account", put(put_account).get(find_account))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(find))
+        .routes(routes!(put_account, find_account))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewOrganization {
+    #[schema(value_type = Name)]
     name: String,
+    #[schema(value_type = Option<Email>)]
     email: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Organization)]
 struct OrganizationView {
     id: OrganizationId,
     name: String,
@@ -48,6 +50,14 @@ impl From<Organization> for OrganizationView {
     }
 }
 
+/// Makes an organization: an owner of programs, an affiliate, or both.
+#[utoipa::path(
+    post, path = "/v1/admin/organizations",
+    operation_id = "createOrganization", tag = "organizations",
+    security(("operatorKey" = [])),
+    request_body = NewOrganization,
+    responses((status = 201, description = "The organization.", body = Data<OrganizationView>))
+)]
 async fn create(
     State(app): State<App>,
     by: Principal,
@@ -56,6 +66,13 @@ async fn create(
     created(organizations::create(&app, &by, &new.name, new.email.as_deref()).await?.into())
 }
 
+/// Organizations, newest first: all for an operator, else the own one.
+#[utoipa::path(
+    get, path = "/v1/admin/organizations",
+    operation_id = "listOrganizations", tag = "organizations",
+    params(PageQuery),
+    responses((status = 200, description = "A page of organizations.", body = Listing<OrganizationView>))
+)]
 async fn list(
     State(app): State<App>,
     by: Principal,
@@ -65,6 +82,13 @@ async fn list(
     Ok(Json(page.listing(rows, |row| row.id.clone(), Into::into)))
 }
 
+/// One organization.
+#[utoipa::path(
+    get, path = "/v1/admin/organizations/{id}",
+    operation_id = "getOrganization", tag = "organizations",
+    params(("id" = OrganizationId, Path)),
+    responses((status = 200, description = "The organization.", body = Data<OrganizationView>))
+)]
 async fn find(
     State(app): State<App>,
     by: Principal,
@@ -73,14 +97,17 @@ async fn find(
     ok(organizations::find(&app, &by, &organization).await?.into())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewPayoutAccount {
+    #[schema(pattern = "^stripe$")]
     provider: String,
+    #[schema(pattern = "^acct_[A-Za-z0-9]{1,64}$")]
     account_id: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PayoutAccount)]
 struct PayoutAccountView {
     organization_id: OrganizationId,
     provider: String,
@@ -95,6 +122,14 @@ impl From<PayoutAccount> for PayoutAccountView {
     }
 }
 
+/// Sets the account that an organization is paid to.
+#[utoipa::path(
+    put, path = "/v1/admin/organizations/{id}/payout-account",
+    operation_id = "putPayoutAccount", tag = "organizations",
+    params(("id" = OrganizationId, Path)),
+    request_body = NewPayoutAccount,
+    responses((status = 200, description = "The account.", body = Data<PayoutAccountView>))
+)]
 async fn put_account(
     State(app): State<App>,
     by: Principal,
@@ -106,6 +141,13 @@ async fn put_account(
     ok(account.into())
 }
 
+/// The account that an organization is paid to.
+#[utoipa::path(
+    get, path = "/v1/admin/organizations/{id}/payout-account",
+    operation_id = "getPayoutAccount", tag = "organizations",
+    params(("id" = OrganizationId, Path)),
+    responses((status = 200, description = "The account.", body = Data<PayoutAccountView>))
+)]
 async fn find_account(
     State(app): State<App>,
     by: Principal,

@@ -1,12 +1,9 @@
 //! Settling a program, its payouts, and what stops them (`design.md` §7).
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::HeaderMap,
-    routing::{get, post},
-};
+use axum::{Json, extract::State, http::HeaderMap};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Answer, Data,
@@ -15,46 +12,59 @@ use super::{
 };
 use crate::{
     app::{
-        App, holds,
+        App,
+        bank_payouts::BankPayoutView,
+        holds,
+        jobs::AttemptView,
         keys::Principal,
         payouts, reads,
         settle::{self, PaidLine, Request, Settlement, SkippedLine},
     },
     domain::{
-        ids::{EnrollmentId, HoldId, PayoutId, ProgramId, RunId},
+        ids::{
+            CommissionId, EnrollmentId, HoldId, IntentId, LotId, OrganizationId, PayoutId, ProgramId, RunId,
+        },
+        ledger::LotKind,
         money::Currency,
+        payout::{OnTransferReversed, PayoutState, Skip},
         time::Timestamp,
     },
     http::{
         body::{Body, OptionalBody},
-        page::{Listing, Page},
+        openapi::schemas::Reason,
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
-    store::settlement::{AttemptRow, ItemRow, PayoutRow},
+    store::{
+        holds::{HoldKind, PauseKind},
+        settlement::{ItemRow, PayoutRow},
+    },
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/admin/affiliate/programs/{program_id}/payouts/run", post(run))
-        .route("/v1/admin/affiliate/programs/{program_id}/payouts", get(list))
-        .route("/v1/admin/affiliate/programs/{program_id}/payouts/{payout_id}", get(find))
-        .route("/v1/admin/affiliate/programs/{program_id}/payouts/{payout_id}/items", get(items))
-        .route("/v1/admin/affiliate/programs/{program_id}/payouts/{payout_id}/cancel", post(cancel))
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/hold", post(hold))
-        .route("/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/unhold", post(unhold))
-        .route("/v1/admin/payouts/pause", post(pause))
-        .route("/v1/admin/payouts/resume", post(resume))
-        .route("/v1/admin/payouts/status", get(status))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(run))
+        .routes(routes!(list))
+        .routes(routes!(find))
+        .routes(routes!(items))
+        .routes(routes!(cancel))
+        .routes(routes!(hold))
+        .routes(routes!(unhold))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(status))
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RunRequest {
     dry_run: Option<bool>,
+    #[schema(value_type = Option<Timestamp>)]
     as_of: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Settlement)]
 struct SettlementView {
     run_id: Option<RunId>,
     dry_run: bool,
@@ -62,7 +72,8 @@ struct SettlementView {
     skipped: Vec<SkippedView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SettlementPayout)]
 struct PaidView {
     id: Option<PayoutId>,
     enrollment_id: EnrollmentId,
@@ -72,11 +83,13 @@ struct PaidView {
     send: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SettlementSkip)]
 struct SkippedView {
     enrollment_id: EnrollmentId,
     currency: Currency,
     due: i64,
+    #[schema(value_type = Skip)]
     reason: &'static str,
 }
 
@@ -105,6 +118,14 @@ impl From<Settlement> for SettlementView {
     }
 }
 
+/// Settles a program now, or shows what a settlement would do.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/payouts/run",
+    operation_id = "runSettlement", tag = "payouts",
+    params(("program_id" = ProgramId, Path)),
+    request_body = Option<RunRequest>,
+    responses((status = 200, description = "Who is paid, and who is not and why.", body = Data<SettlementView>))
+)]
 async fn run(
     State(app): State<App>,
     by: Principal,
@@ -124,24 +145,34 @@ async fn run(
     ok(settlement.into())
 }
 
-#[derive(Serialize)]
-struct PayoutView {
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = Payout)]
+pub(super) struct PayoutView {
+    #[schema(value_type = PayoutId)]
     id: String,
+    #[schema(value_type = RunId)]
     run_id: String,
+    #[schema(value_type = ProgramId)]
     program_id: String,
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = OrganizationId)]
     affiliate_org_id: String,
+    #[schema(value_type = Currency)]
     currency: String,
     due: i64,
     fee: i64,
     send: i64,
+    #[schema(value_type = PayoutState)]
     state: String,
     reason: Option<String>,
     provider: String,
     livemode: bool,
     destination: String,
+    #[schema(value_type = Option<IntentId>)]
     intent_id: Option<String>,
     transfer_id: Option<String>,
+    #[schema(value_type = OnTransferReversed)]
     on_transfer_reversed: String,
     reversed: i64,
     returned: i64,
@@ -177,6 +208,13 @@ impl From<PayoutRow> for PayoutView {
     }
 }
 
+/// The payouts of a program, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/payouts",
+    operation_id = "listPayouts", tag = "payouts",
+    params(("program_id" = ProgramId, Path), PageQuery),
+    responses((status = 200, description = "A page of payouts.", body = Listing<PayoutView>))
+)]
 async fn list(
     State(app): State<App>,
     by: Principal,
@@ -187,10 +225,14 @@ async fn list(
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PayoutItem)]
 struct ItemView {
+    #[schema(value_type = LotId)]
     lot_id: String,
+    #[schema(value_type = Option<CommissionId>)]
     commission_id: Option<String>,
+    #[schema(value_type = LotKind)]
     kind: String,
     amount: i64,
 }
@@ -202,36 +244,7 @@ impl From<ItemRow> for ItemView {
     }
 }
 
-#[derive(Serialize)]
-struct AttemptView {
-    number: i64,
-    generation: i64,
-    kind: String,
-    sent_at: Timestamp,
-    answered_at: Option<Timestamp>,
-    verdict: Option<String>,
-    status: Option<i64>,
-    request_id: Option<String>,
-    error_code: Option<String>,
-}
-
-impl From<AttemptRow> for AttemptView {
-    fn from(row: AttemptRow) -> Self {
-        Self {
-            number: row.number,
-            generation: row.generation,
-            kind: row.kind,
-            sent_at: Timestamp::from_micros(row.sent_at_us),
-            answered_at: row.answered_at_us.map(Timestamp::from_micros),
-            verdict: row.verdict,
-            status: row.status,
-            request_id: row.request_id,
-            error_code: row.error_code,
-        }
-    }
-}
-
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct PayoutDetail {
     #[serde(flatten)]
     payout: PayoutView,
@@ -240,8 +253,17 @@ struct PayoutDetail {
     items_next_cursor: Option<String>,
     /// The last calls that were made for it.
     attempts: Vec<AttemptView>,
+    /// What became of the account's last payouts to its bank; they say nothing of this payout.
+    bank_payouts: Vec<BankPayoutView>,
 }
 
+/// One payout, what it is made of and the calls that were made for it.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/payouts/{payout_id}",
+    operation_id = "getPayout", tag = "payouts",
+    params(("program_id" = ProgramId, Path), ("payout_id" = PayoutId, Path), PageQuery),
+    responses((status = 200, description = "The payout.", body = Data<PayoutDetail>))
+)]
 async fn find(
     State(app): State<App>,
     by: Principal,
@@ -255,9 +277,17 @@ async fn find(
         items: items.data,
         items_next_cursor: items.next_cursor,
         attempts: found.attempts.into_iter().map(Into::into).collect(),
+        bank_payouts: found.bank_payouts,
     })
 }
 
+/// What a payout is made of.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/payouts/{payout_id}/items",
+    operation_id = "listPayoutItems", tag = "payouts",
+    params(("program_id" = ProgramId, Path), ("payout_id" = PayoutId, Path), PageQuery),
+    responses((status = 200, description = "A page of items.", body = Listing<ItemView>))
+)]
 async fn items(
     State(app): State<App>,
     by: Principal,
@@ -269,6 +299,13 @@ async fn items(
     Ok(Json(page.listing(rows, |row| row.lot_id.clone(), Into::into)))
 }
 
+/// Cancels a payout of which nothing was sent.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/payouts/{payout_id}/cancel",
+    operation_id = "cancelPayout", tag = "payouts",
+    params(("program_id" = ProgramId, Path), ("payout_id" = PayoutId, Path)),
+    responses((status = 200, description = "The payout.", body = Data<PayoutView>))
+)]
 async fn cancel(
     State(app): State<App>,
     by: Principal,
@@ -280,22 +317,26 @@ async fn cancel(
     ok(reads::payout(&app, &by, &program, &payout, 0).await?.payout.into())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct HoldRequest {
+    #[schema(value_type = Reason)]
     reason: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Holds)]
 struct HoldsView {
     enrollment_id: EnrollmentId,
     held: bool,
     holds: Vec<HoldView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Hold)]
 struct HoldView {
     id: HoldId,
+    #[schema(value_type = HoldKind)]
     kind: &'static str,
     reason: String,
     actor: String,
@@ -315,6 +356,14 @@ impl HoldsView {
     }
 }
 
+/// Stops the payouts of an affiliate.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/hold",
+    operation_id = "holdEnrollment", tag = "payouts",
+    params(("program_id" = ProgramId, Path), ("id" = EnrollmentId, Path)),
+    request_body = HoldRequest,
+    responses((status = 200, description = "What stops them.", body = Data<HoldsView>))
+)]
 async fn hold(
     State(app): State<App>,
     by: Principal,
@@ -325,6 +374,13 @@ async fn hold(
     ok(HoldsView::of(enrollment, holds))
 }
 
+/// Lets the payouts of an affiliate go on.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/unhold",
+    operation_id = "unholdEnrollment", tag = "payouts",
+    params(("program_id" = ProgramId, Path), ("id" = EnrollmentId, Path)),
+    responses((status = 200, description = "What stops them: nothing.", body = Data<HoldsView>))
+)]
 async fn unhold(
     State(app): State<App>,
     by: Principal,
@@ -334,29 +390,34 @@ async fn unhold(
     ok(HoldsView::of(enrollment, Vec::new()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct PauseRequest {
+    #[schema(value_type = Reason)]
     reason: String,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ResumeRequest {
     confirm_restored: Option<bool>,
+    #[schema(value_type = Option<Reason>)]
     note: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PayoutsStatus)]
 struct StatusView {
     enabled: bool,
     paused: bool,
     pauses: Vec<PauseView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Pause)]
 struct PauseView {
     id: HoldId,
+    #[schema(value_type = PauseKind)]
     kind: &'static str,
     reason: String,
     actor: String,
@@ -380,6 +441,14 @@ impl StatusView {
     }
 }
 
+/// Stops all payouts of this installation.
+#[utoipa::path(
+    post, path = "/v1/admin/payouts/pause",
+    operation_id = "pausePayouts", tag = "payouts",
+    security(("operatorKey" = [])),
+    request_body = PauseRequest,
+    responses((status = 200, description = "What stops them.", body = Data<StatusView>))
+)]
 async fn pause(
     State(app): State<App>,
     by: Principal,
@@ -389,6 +458,14 @@ async fn pause(
     ok(StatusView::of(&app, pauses))
 }
 
+/// Lets all payouts go on.
+#[utoipa::path(
+    post, path = "/v1/admin/payouts/resume",
+    operation_id = "resumePayouts", tag = "payouts",
+    security(("operatorKey" = [])),
+    request_body = Option<ResumeRequest>,
+    responses((status = 200, description = "What stops them: nothing.", body = Data<StatusView>))
+)]
 async fn resume(
     State(app): State<App>,
     by: Principal,
@@ -399,6 +476,13 @@ async fn resume(
     ok(StatusView::of(&app, Vec::new()))
 }
 
+/// Whether payouts are enabled, and what stops them.
+#[utoipa::path(
+    get, path = "/v1/admin/payouts/status",
+    operation_id = "getPayoutsStatus", tag = "payouts",
+    security(("operatorKey" = [])),
+    responses((status = 200, description = "Where payouts stand.", body = Data<StatusView>))
+)]
 async fn status(State(app): State<App>, by: Principal) -> Answer<Data<StatusView>> {
     let pauses = holds::status(&app, &by).await?;
     ok(StatusView::of(&app, pauses))

@@ -1,7 +1,9 @@
 //! `/v1/admin/affiliate/programs` (seed S0).
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Json, extract::State};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Answer, Created, Data, created, ok};
 use crate::{
@@ -13,41 +15,53 @@ use crate::{
     domain::{
         ids::{OrganizationId, ProgramId},
         money::BasisPoints,
-        payout::PayoutSchedule,
+        payout::{OnTransferReversed, PayoutSchedule},
+        program::ProgramStatus,
         terms::Terms,
         time::Timestamp,
     },
     http::{
         body::Body,
-        page::{Listing, Page},
+        openapi::{
+            answers::NotFound,
+            program::{NewProgram, ProgramChange},
+        },
+        page::{Listing, Page, PageQuery},
         path::Named,
     },
-    store::programs::{MinPayout, ProgramDetails},
+    store::programs::{Applications, AttributionModel, ConversionKind, MinPayout, ProgramDetails},
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/admin/affiliate/programs", get(list).post(create))
-        .route("/v1/admin/affiliate/programs/{program_id}", get(find).patch(update))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(find, update))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Program)]
 struct ProgramView {
     id: ProgramId,
     owner_organization_id: OrganizationId,
     name: String,
+    #[schema(value_type = ProgramStatus)]
     status: &'static str,
     /// Commission, base, partial refunds, approval and hold.
     #[serde(flatten)]
     terms: Terms,
     terms_version: i64,
+    #[schema(value_type = ConversionKind)]
     conversion_kind: &'static str,
+    #[schema(value_type = AttributionModel)]
     attribution_model: &'static str,
     attribution_window_days: u16,
     platform_fee_bps: BasisPoints,
+    #[schema(value_type = BTreeMap<String, i64>)]
     min_payout: MinPayout,
+    #[schema(value_type = Option<PayoutSchedule>)]
     payout_schedule: Option<&'static str>,
+    #[schema(value_type = OnTransferReversed)]
     on_transfer_reversed: &'static str,
+    #[schema(value_type = Applications)]
+    applications: &'static str,
     landing_url: Option<String>,
     created_at: Timestamp,
 }
@@ -68,12 +82,20 @@ impl From<ProgramDetails> for ProgramView {
             min_payout: program.min_payout,
             payout_schedule: program.payout_schedule.map(PayoutSchedule::as_str),
             on_transfer_reversed: program.on_transfer_reversed.as_str(),
+            applications: program.applications.as_str(),
             landing_url: program.landing_url,
             created_at: program.created_at,
         }
     }
 }
 
+/// Makes a program: a draft, or active at once.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs",
+    operation_id = "createProgram", tag = "programs",
+    request_body = NewProgram,
+    responses((status = 201, description = "The program.", body = Data<ProgramView>), (status = 404, response = NotFound))
+)]
 async fn create(
     State(app): State<App>,
     by: Principal,
@@ -82,11 +104,25 @@ async fn create(
     created(programs::create(&app, &by, fields).await?.into())
 }
 
+/// Programs, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs",
+    operation_id = "listPrograms", tag = "programs",
+    params(PageQuery),
+    responses((status = 200, description = "A page of programs.", body = Listing<ProgramView>))
+)]
 async fn list(State(app): State<App>, by: Principal, page: Page<ProgramId>) -> Answer<Listing<ProgramView>> {
     let rows = programs::list(&app, &by, page.after(), page.fetch()).await?;
     Ok(Json(page.listing(rows, |row| row.id.clone(), Into::into)))
 }
 
+/// One program.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}",
+    operation_id = "getProgram", tag = "programs",
+    params(("program_id" = ProgramId, Path)),
+    responses((status = 200, description = "The program.", body = Data<ProgramView>))
+)]
 async fn find(
     State(app): State<App>,
     by: Principal,
@@ -95,6 +131,14 @@ async fn find(
     ok(programs::find(&app, &by, &program).await?.into())
 }
 
+/// Changes a program. Changed terms become a new version that holds from now on.
+#[utoipa::path(
+    patch, path = "/v1/admin/affiliate/programs/{program_id}",
+    operation_id = "updateProgram", tag = "programs",
+    params(("program_id" = ProgramId, Path)),
+    request_body = ProgramChange,
+    responses((status = 200, description = "The program.", body = Data<ProgramView>))
+)]
 async fn update(
     State(app): State<App>,
     by: Principal,

@@ -10,12 +10,12 @@
 mod tests;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     domain::{
         fact::{
-            ChargebackReversed, Dispute, DisputePhase, Fact, HintSource, ObjectKind, ObjectRef, Refund,
+            ChargebackReversed, Dispute, DisputePhase, Fact, HintSource, Item, ObjectKind, ObjectRef, Refund,
             RefundStatus, SalePaid,
         },
         money::{self, Currency},
@@ -156,6 +156,24 @@ struct Transaction {
 #[derive(Deserialize)]
 struct Details {
     totals: Totals,
+    #[serde(default)]
+    line_items: Lenient<Vec<Value>>,
+}
+
+impl Details {
+    /// What was sold, line by line. A line that cannot be read is no reason to refuse the event: the sale
+    /// then has no lines.
+    ///
+    /// Source: developer.paddle.com/api-reference/transactions/overview (`details.line_items`).
+    fn items(&self) -> Vec<Item> {
+        let text = |line: &Value, path: &str| line.pointer(path).and_then(Value::as_str).map(str::to_owned);
+        let item = |line: &Value| {
+            let amount = text(line, "/totals/total")?.parse().ok()?;
+            Some(Item { price: text(line, "/price_id"), product: text(line, "/product/id"), amount })
+        };
+        let items: Option<Vec<Item>> = self.line_items.0.iter().flatten().map(item).collect();
+        items.unwrap_or_default()
+    }
 }
 
 /// `grand_total` is what the buyer paid: `total` less the credit that was used.
@@ -217,6 +235,7 @@ fn transaction_completed(event: &Event<'_>) -> Result<Translation, MalformedEven
         subscription: told.subscription_id.as_ref().map(|id| id.0.clone()),
         billing_reason: transaction.origin.text(),
         buyer_email: None,
+        items: transaction.details.items(),
     })];
     facts.extend(told.attribution(event));
     Ok(Translation::Facts(facts))

@@ -50,7 +50,8 @@ pub async fn lock_directory(tx: &mut Tx, owner: &OrganizationId) -> Result<(), S
 }
 
 /// Loads the named codes and enrollments, with everything the fold reads of them: the enrollments that
-/// the codes name, the programs of all enrollments, statuses, terms and e-mail addresses.
+/// the codes name, everybody who ever was above one of them, the programs of all enrollments, statuses,
+/// terms and e-mail addresses.
 ///
 /// A code is named by its owner and its text as [`crate::domain::program::normalise_code`] gives it.
 /// What does not exist is absent from the result.
@@ -64,14 +65,24 @@ pub async fn load_directory(
         enrollments.iter().chain(codes.values().map(|code| &code.enrollment_id)).collect();
     let mut enrollments = load_enrollments(conn, &named).await?;
     load_enrollment_statuses(conn, &mut enrollments).await?;
+    load_sponsors(conn, &mut enrollments).await?;
     load_emails(conn, &mut enrollments).await?;
+    load_rates(conn, &mut enrollments).await?;
     let owners: BTreeSet<&ProgramId> =
         enrollments.values().map(|enrollment| &enrollment.program_id).collect();
     let mut programs = load_programs(conn, &owners).await?;
     load_program_statuses(conn, &mut programs).await?;
     load_touch_rules(conn, &mut programs).await?;
     load_terms(conn, &mut programs).await?;
-    Ok(Directory { programs, enrollments, codes })
+    Ok(Directory { programs, enrollments, codes, multi_level: false })
+}
+
+/// One program with everything the fold reads of it, and nobody enrolled.
+pub async fn load_program(conn: &mut Conn, id: &ProgramId) -> Result<Directory, StoreError> {
+    let mut programs = load_programs(conn, &BTreeSet::from([id])).await?;
+    load_program_statuses(conn, &mut programs).await?;
+    load_terms(conn, &mut programs).await?;
+    Ok(Directory { programs, ..Directory::default() })
 }
 
 /// A list of ids for `json_each`. The elements are objects because the engines disagree on how a plain
@@ -128,9 +139,16 @@ async fn load_enrollments(
     conn: &mut Conn,
     ids: &BTreeSet<&EnrollmentId>,
 ) -> Result<BTreeMap<EnrollmentId, Enrollment>, StoreError> {
-    const SQL: &str = "SELECT enrollment.id, enrollment.program_id, enrollment.organization_id
-                       FROM json_each($1) AS wanted
-                       JOIN enrollment ON enrollment.id = wanted.value->>'id'";
+    // Over time two enrollments may each have been above the other; `UNION` ends the walk all the same.
+    const SQL: &str = "WITH RECURSIVE touched (id) AS (
+            SELECT enrollment.id FROM json_each($1) AS wanted
+            JOIN enrollment ON enrollment.id = wanted.value->>'id'
+            UNION
+            SELECT sponsor.parent_enrollment_id FROM touched
+            JOIN enrollment_sponsor AS sponsor ON sponsor.enrollment_id = touched.id
+            WHERE sponsor.parent_enrollment_id IS NOT NULL)
+        SELECT enrollment.id, enrollment.program_id, enrollment.organization_id
+        FROM touched JOIN enrollment ON enrollment.id = touched.id";
     if ids.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -144,6 +162,8 @@ async fn load_enrollments(
                 organization_id: at.read("organization_id", organization_id)?,
                 statuses: Vec::new(),
                 emails: BTreeSet::new(),
+                rates: Vec::new(),
+                sponsors: Vec::new(),
             };
             Ok((enrollment.id.clone(), enrollment))
         })
@@ -172,6 +192,29 @@ async fn load_enrollment_statuses(
     Ok(())
 }
 
+async fn load_sponsors(
+    conn: &mut Conn,
+    enrollments: &mut BTreeMap<EnrollmentId, Enrollment>,
+) -> Result<(), StoreError> {
+    const SQL: &str = "SELECT sponsor.enrollment_id, sponsor.effective_at_us, sponsor.parent_enrollment_id
+                       FROM json_each($1) AS wanted
+                       JOIN enrollment_sponsor AS sponsor ON sponsor.enrollment_id = wanted.value->>'id'
+                       ORDER BY sponsor.enrollment_id, sponsor.effective_at_us";
+    if enrollments.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(String, i64, Option<String>)> =
+        conn.q(SQL).bind(id_list(enrollments.keys())).all().await?;
+    for (id, effective_at_us, sponsor) in rows {
+        let at = At { table: "enrollment_sponsor", id: &id };
+        let value = at.read_opt("parent_enrollment_id", sponsor.as_deref())?;
+        if let Some(enrollment) = enrollments.get_mut(&at.read::<EnrollmentId>("enrollment_id", &id)?) {
+            enrollment.sponsors.push(Dated { at: Timestamp::from_micros(effective_at_us), value });
+        }
+    }
+    Ok(())
+}
+
 async fn load_emails(
     conn: &mut Conn,
     enrollments: &mut BTreeMap<EnrollmentId, Enrollment>,
@@ -189,6 +232,29 @@ async fn load_emails(
         let at = At { table: "enrollment", id: &id };
         if let Some(enrollment) = enrollments.get_mut(&at.read::<EnrollmentId>("id", &id)?) {
             enrollment.emails.insert(email);
+        }
+    }
+    Ok(())
+}
+
+async fn load_rates(
+    conn: &mut Conn,
+    enrollments: &mut BTreeMap<EnrollmentId, Enrollment>,
+) -> Result<(), StoreError> {
+    const SQL: &str = "SELECT rate.enrollment_id, rate.effective_at_us, rate.rate
+                       FROM json_each($1) AS wanted
+                       JOIN enrollment_rate AS rate ON rate.enrollment_id = wanted.value->>'id'
+                       ORDER BY rate.enrollment_id, rate.effective_at_us";
+    if enrollments.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(String, i64, Option<String>)> =
+        conn.q(SQL).bind(id_list(enrollments.keys())).all().await?;
+    for (id, effective_at_us, rate) in rows {
+        let at = At { table: "enrollment_rate", id: &id };
+        let value = at.read_opt("rate", rate.as_deref())?;
+        if let Some(enrollment) = enrollments.get_mut(&at.read::<EnrollmentId>("enrollment_id", &id)?) {
+            enrollment.rates.push(Dated { at: Timestamp::from_micros(effective_at_us), value });
         }
     }
     Ok(())

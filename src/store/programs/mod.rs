@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use sqlx::FromRow;
 
-pub use directory::{load_directory, lock_directory, share_directory};
+pub use directory::{load_directory, load_program, lock_directory, share_directory};
 
 pub use crate::domain::program::AttributionModel;
 
@@ -35,13 +35,23 @@ words! {
     }
 }
 
+words! {
+    /// Whether affiliates may apply without being invited.
+    Applications {
+        /// They may not; to them the program does not exist.
+        Closed = "closed",
+        /// They may, and the owner decides.
+        Open = "open",
+    }
+}
+
 /// Smallest payout by currency, minor units, 0 or more. A currency that is not here is not paid out
 /// (`rulings.md` 18).
 pub type MinPayout = BTreeMap<Currency, i64>;
 
 /// A program with its newest status and terms. Programs as the fold reads them, with all their history,
 /// are [`crate::domain::program::Program`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ProgramDetails {
     /// Id.
     pub id: ProgramId,
@@ -63,6 +73,8 @@ pub struct ProgramDetails {
     pub min_payout: MinPayout,
     /// What a reversed transfer does.
     pub on_transfer_reversed: OnTransferReversed,
+    /// Whether affiliates may apply.
+    pub applications: Applications,
     /// Where links through this server lead.
     pub landing_url: Option<String>,
     /// When it was made.
@@ -85,6 +97,7 @@ struct Row {
     payout_schedule: Option<String>,
     min_payout: String,
     on_transfer_reversed: String,
+    applications: String,
     landing_url: Option<String>,
     created_at_us: i64,
     status: String,
@@ -118,6 +131,7 @@ impl Row {
             payout_schedule: at.read_opt("payout_schedule", self.payout_schedule.as_deref())?,
             min_payout: at.read("min_payout", &self.min_payout)?,
             on_transfer_reversed: at.read("on_transfer_reversed", &self.on_transfer_reversed)?,
+            applications: at.read("applications", &self.applications)?,
             landing_url: self.landing_url,
             created_at: Timestamp::from_micros(self.created_at_us),
             status: Dated {
@@ -140,8 +154,8 @@ impl Row {
 pub async fn insert(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreError> {
     const SQL: &str = "INSERT INTO program (id, organization_id, name, conversion_kind, attribution_model,
                            attribution_window_days, platform_fee_bps, payout_schedule, min_payout,
-                           on_transfer_reversed, created_at_us, landing_url)
-                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+                           on_transfer_reversed, applications, created_at_us, landing_url)
+                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
     tx.q(SQL)
         .bind(program.id.as_str())
         .bind(program.organization_id.as_str())
@@ -153,6 +167,7 @@ pub async fn insert(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
         .bind(program.payout_schedule.map(PayoutSchedule::as_str))
         .bind(json(&program.min_payout))
         .bind(program.on_transfer_reversed.as_str())
+        .bind(program.applications.as_str())
         .bind(program.created_at.as_micros())
         .bind(program.landing_url.as_deref())
         .exec()
@@ -166,7 +181,7 @@ pub async fn update(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
     const SQL: &str = "UPDATE program
                        SET name = $2, conversion_kind = $3, attribution_model = $4,
                            attribution_window_days = $5, platform_fee_bps = $6, payout_schedule = $7,
-                           min_payout = $8, on_transfer_reversed = $9, landing_url = $10
+                           min_payout = $8, on_transfer_reversed = $9, applications = $10, landing_url = $11
                        WHERE id = $1";
     let affected = tx
         .q(SQL)
@@ -179,10 +194,17 @@ pub async fn update(tx: &mut Tx, program: &ProgramDetails) -> Result<(), StoreEr
         .bind(program.payout_schedule.map(PayoutSchedule::as_str))
         .bind(json(&program.min_payout))
         .bind(program.on_transfer_reversed.as_str())
+        .bind(program.applications.as_str())
         .bind(program.landing_url.as_deref())
         .exec()
         .await?;
     expect_one(affected)
+}
+
+/// Notes since when the program has the schedule that it has now.
+pub async fn set_schedule_since(tx: &mut Tx, id: &ProgramId, since: Timestamp) -> Result<(), StoreError> {
+    const SQL: &str = "UPDATE program SET payout_schedule_since_us = $2 WHERE id = $1";
+    expect_one(tx.q(SQL).bind(id.as_str()).bind(since.as_micros()).exec().await?)
 }
 
 /// Keeps what the program made of touchpoints until now, before it changes.
@@ -250,7 +272,8 @@ pub async fn find(conn: &mut Conn, id: &ProgramId) -> Result<Option<ProgramDetai
     const SQL: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.landing_url, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.applications, program.landing_url, program.created_at_us, status.status,
+            status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =
@@ -271,7 +294,8 @@ pub async fn list(
     const ALL: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.landing_url, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.applications, program.landing_url, program.created_at_us, status.status,
+            status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =
@@ -283,7 +307,8 @@ pub async fn list(
     const OWNED: &str = "SELECT program.id, program.organization_id, program.name, program.conversion_kind,
             program.attribution_model, program.attribution_window_days, program.platform_fee_bps,
             program.payout_schedule, program.min_payout, program.on_transfer_reversed,
-            program.landing_url, program.created_at_us, status.status, status.effective_at_us AS status_at_us,
+            program.applications, program.landing_url, program.created_at_us, status.status,
+            status.effective_at_us AS status_at_us,
             terms.version, terms.terms, terms.effective_at_us AS terms_at_us
         FROM program
         JOIN program_status AS status ON status.program_id = program.id AND status.effective_at_us =

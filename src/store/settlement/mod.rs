@@ -14,8 +14,8 @@ pub use self::{
         Batch, OpenLot, Part, Payee, Reach, list_lots, list_payees, list_sales, lock_enrollments, next_batch,
     },
     views::{
-        AttemptRow, ItemRow, PaidLine, PayoutRow, SkippedLine, find_payout, list_attempts, list_items,
-        list_payouts, payouts_of_run, skipped_of_run,
+        ItemRow, PaidLine, PayoutRow, SkippedLine, find_payout, list_items, list_payouts, payouts_of_run,
+        skipped_of_run,
     },
     write::{NewPayout, insert_payouts, insert_skips},
 };
@@ -210,7 +210,7 @@ pub async fn postpone_run(tx: &mut Tx, id: &RunId, until: Timestamp) -> Result<(
 }
 
 /// Active programs of a schedule that have not begun to settle the period that ended at `period_end`, with
-/// the currency. Programs that were made later had no such period.
+/// the currency. Programs that were made later, or have the schedule only since later, had no such period.
 ///
 /// A program's currencies are those of its books: whatever it owes was an expense first. That is a handful
 /// of rows to look at, where the lots themselves may be millions; a currency in which nothing is payable
@@ -227,8 +227,8 @@ pub async fn list_unsettled(
             JOIN program_status s ON s.program_id = p.id AND s.effective_at_us =
                 (SELECT MAX(effective_at_us) FROM program_status WHERE program_id = p.id)
             JOIN balance b ON b.owner_id = p.id AND b.account = 'expense'
-        WHERE p.payout_schedule IS NOT NULL AND p.payout_schedule = $1 AND p.created_at_us < $2
-            AND s.status = 'active'
+        WHERE p.payout_schedule IS NOT NULL AND p.payout_schedule = $1
+            AND COALESCE(p.payout_schedule_since_us, p.created_at_us) < $2 AND s.status = 'active'
             AND NOT EXISTS (SELECT 1 FROM payout_run r
                 WHERE r.program_id = p.id AND r.currency = b.currency AND r.period_end_us = $2)
         ORDER BY p.id, b.currency LIMIT $3";

@@ -114,45 +114,6 @@ pub async fn list_items(
     conn.q(SQL).bind(id.as_str()).bind(after.unwrap_or("")).bind(limit).all().await
 }
 
-/// A call that was made for a payout.
-#[derive(Clone, Debug, FromRow)]
-pub struct AttemptRow {
-    /// 1, 2, 3, …
-    pub number: i64,
-    /// Which key it used.
-    pub generation: i64,
-    /// `send` or `look_up`.
-    pub kind: String,
-    /// When it was written down, just before it was made, microseconds.
-    pub sent_at_us: i64,
-    /// When its answer was, microseconds.
-    pub answered_at_us: Option<i64>,
-    /// What the answer proved; none: nothing is known.
-    pub verdict: Option<String>,
-    /// HTTP status.
-    pub status: Option<i64>,
-    /// The provider's id of the request.
-    pub request_id: Option<String>,
-    /// The provider's error code.
-    pub error_code: Option<String>,
-}
-
-/// The last calls that were made for a payout, at most `limit`, in order.
-pub async fn list_attempts(
-    conn: &mut Conn,
-    id: &PayoutId,
-    limit: i64,
-) -> Result<Vec<AttemptRow>, StoreError> {
-    const SQL: &str = "SELECT number, generation, kind, sent_at_us, answered_at_us, verdict, status,
-            request_id, error_code
-        FROM (SELECT a.number, a.generation, a.kind, a.sent_at_us, a.answered_at_us, a.verdict, a.status,
-                a.request_id, a.error_code
-            FROM intent i JOIN attempt a ON a.intent_id = i.id
-            WHERE i.payout_id = $1 ORDER BY a.number DESC LIMIT $2) AS newest
-        ORDER BY number";
-    conn.q(SQL).bind(id.as_str()).bind(limit).all().await
-}
-
 /// A payout as the answer to a run lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PaidLine {

@@ -12,17 +12,20 @@ use remit::{
     app::{
         App,
         keys::{self, KeyKind, NewKey, Principal},
+        store_events,
     },
     clock::ManualClock,
     config::Config,
     domain::{ids::OrganizationId, time::Timestamp},
-    http::{admin, client, edge, redirect},
+    http::{self, edge, openapi, webhooks},
     store::Db,
 };
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
+
+use super::described::checked;
 
 /// What the clock of [`Api`] shows at first.
 pub const NOW: Timestamp = Timestamp::from_secs(1_750_000_000);
@@ -36,6 +39,17 @@ pub struct Api {
     pub router: Router,
     /// A key that may do everything.
     pub operator: String,
+}
+
+/// The routes of the public listener, held to their description. Without the receiver.
+pub async fn public(app: &App) -> Router {
+    checked(edge(openapi::described(http::api(app)), &TaskTracker::new())).await
+}
+
+/// As [`public`], with the receiver, to be looked at and not called.
+pub fn with_receiver(app: &App) -> Router {
+    let (receiver, _) = store_events::start_receiver(app, &TaskTracker::new());
+    openapi::described(http::api(app).merge(webhooks::routes(receiver, 1024)))
 }
 
 /// The configuration of these variables.
@@ -59,11 +73,7 @@ impl Api {
     pub async fn with(db: &Db, env: &[(&str, &str)]) -> Self {
         let clock = ManualClock::new(NOW);
         let app = App::new(db.clone(), config(env), Arc::new(clock.clone()));
-        let routes = admin::router()
-            .with_state(app.clone())
-            .merge(client::routes(app.clone()))
-            .merge(redirect::routes(app.clone()));
-        let router = edge(routes, &TaskTracker::new());
+        let router = public(&app).await;
         let operator = key(&app, KeyKind::Operator, None).await;
         Self { app, clock, router, operator }
     }

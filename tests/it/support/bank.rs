@@ -25,7 +25,7 @@ use super::{
 const JOURNAL: &str = "sandbox.ndjson";
 
 /// The platform's key at the sandbox.
-const KEY: &str = "sk_test_bank";
+pub const KEY: &str = "sk_test_bank";
 
 /// A shop with a provider.
 pub struct Bank {

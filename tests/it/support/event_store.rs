@@ -10,7 +10,7 @@ use remit::{
         ids::{EndpointId, ProjectId},
         time::Timestamp,
     },
-    http::{edge, webhooks},
+    http::{edge, openapi, webhooks},
     providers,
     store::{
         Db,
@@ -75,7 +75,7 @@ pub fn webhooks(db: Db, tasks: &TaskTracker) -> Router {
     };
     let clock = ManualClock::new(Timestamp::from_secs(PAID_AT_S));
     let receiver = Receiver::new(store, committer, vec![provider], Arc::new(clock));
-    edge(webhooks::routes(receiver, MAX_BODY_BYTES), tasks)
+    edge(openapi::described(webhooks::routes(receiver, MAX_BODY_BYTES)), tasks)
 }
 
 /// The value of `stripe-signature` that those routes accept for `body`.

@@ -5,6 +5,8 @@ pub mod api;
 pub mod auditor;
 pub mod bank;
 pub mod books;
+pub mod described;
+pub mod desk;
 pub mod event_store;
 pub mod node;
 pub mod pg;

@@ -1,7 +1,10 @@
 //! One owner whose affiliates earn a fifth of each sale, a node, and short ways to tell it of events.
 
 use remit::{
-    app::decide::{self, DecideError, Decided, Request},
+    app::{
+        decide::{self, DecideError, Decided, Request},
+        keys::Principal,
+    },
     domain::{
         commission::DecisionKind,
         ids::{EnrollmentId, SaleId},
@@ -119,7 +122,7 @@ impl Shop {
             reason: None,
             amount: None,
             note: None,
-            actor: "key_test".to_owned(),
+            by: Principal::console(),
             idempotency_key: None,
         };
         decide::decide(&self.node.app, &request).await

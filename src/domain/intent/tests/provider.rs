@@ -16,13 +16,15 @@ pub const KEY_KEPT_S: i64 = 24 * 3_600;
 pub struct Answer {
     pub verdict: Verdict,
     pub replayed: bool,
+    /// Advice that says nothing of what happened.
+    pub retry_advised: bool,
     /// Number of the object, of a success.
     pub object: Option<usize>,
 }
 
 impl Answer {
     const fn fresh(verdict: Verdict) -> Self {
-        Self { verdict, replayed: false, object: None }
+        Self { verdict, replayed: false, retry_advised: false, object: None }
     }
 
     /// What a caller concludes when no whole answer came.
@@ -73,6 +75,11 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub struct Object {
     pub key: String,
+}
+
+/// Whether an answer advises to try again: by turns, so that stories meet both.
+const fn advises(request: &Request) -> bool {
+    request.attempt % 2 == 1
 }
 
 enum Kept {
@@ -162,12 +169,18 @@ impl Provider {
             Some(key) if key.body != request.body => return Err(Violation::BodyChanged),
             Some(Key { kept: Kept::InFlight, .. }) => return Ok(Some(Answer::LOST)),
             Some(Key { kept: Kept::Result { verdict, object }, .. }) => {
-                return Ok(Some(Answer { verdict: *verdict, replayed: true, object: *object }));
+                let retry_advised = advises(request);
+                return Ok(Some(Answer {
+                    verdict: *verdict,
+                    replayed: true,
+                    retry_advised,
+                    object: *object,
+                }));
             }
             None => {}
         }
         if let Fate::TurnedBack(verdict) = fate {
-            return Ok(Some(Answer::fresh(verdict)));
+            return Ok(Some(Answer { retry_advised: advises(request), ..Answer::fresh(verdict) }));
         }
         self.keys.insert(
             request.key.clone(),
@@ -205,7 +218,7 @@ impl Provider {
         let kept = Kept::Result { verdict, object };
         let key = Key { body: request.body.clone(), since: now, kept };
         self.keys.insert(request.key.clone(), key);
-        Answer { verdict, replayed: false, object }
+        Answer { verdict, replayed: false, retry_advised: advises(request), object }
     }
 
     fn make(&mut self, key: &str) -> usize {

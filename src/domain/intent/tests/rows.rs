@@ -178,7 +178,7 @@ impl Rows {
     /// Writes an attempt down, before it is made.
     pub fn mark(&mut self, generation: usize, now: Timestamp) -> Result<Request, Violation> {
         let is_written = self.bug != Bug::NoAttemptRowBeforeSend;
-        let sent = Sent { verdict: None, replayed: false, at: now };
+        let sent = Sent { verdict: None, replayed: false, retry_advised: false, at: now };
         self.attempts.push(Attempt { generation, is_written, sent });
         if is_written {
             self.generations[generation].first_sent_at.get_or_insert(now);
@@ -202,6 +202,7 @@ impl Rows {
         row.is_written = true;
         row.sent.verdict.get_or_insert(answer.verdict);
         row.sent.replayed |= answer.replayed;
+        row.sent.retry_advised |= answer.retry_advised;
         let (generation, at) = (row.generation, row.sent.at);
         self.generations[generation].first_sent_at.get_or_insert(at);
         Ok(())

@@ -17,7 +17,12 @@ fn intent(sends: &[Told]) -> Intent {
     let sends: Vec<Sent> = sends
         .iter()
         .zip(0..)
-        .map(|(&(verdict, replayed), minute)| Sent { verdict, replayed, at: FIRST.plus_secs(60 * minute) })
+        .map(|(&(verdict, replayed), minute)| Sent {
+            verdict,
+            replayed,
+            retry_advised: false,
+            at: FIRST.plus_secs(60 * minute),
+        })
         .collect();
     Intent {
         id: IntentId::derived(&["run", "par_ann", "usd"]),
@@ -112,6 +117,59 @@ fn an_answer_leads_to_what_it_proves() {
     for (name, sends, expected) in rows {
         assert_eq!(intent(sends).after_send(), *expected, "{name}");
     }
+}
+
+/// F-P-13: whether to retry is all that advice decides. `advised` tells which sends came with it.
+#[test]
+fn advice_to_retry_keeps_a_first_hand_refusal_open_under_its_key_and_changes_nothing_else() {
+    use Outcome::{Again, Failed, Quarantined, Succeeded, Wait};
+    use Verdict::{
+        AccountNotReady, Ambiguous, Contradiction, Executed, InsufficientFunds, KeyMisused, Refused,
+        TurnedAway,
+    };
+
+    let often = vec![told(Refused); ADVISED_RETRIES_MAX as usize];
+    let too_often = vec![told(Refused); ADVISED_RETRIES_MAX as usize + 1];
+    let rows: &[(&str, &[Told], Outcome)] = &[
+        ("refused, and the answer was not stored", &[told(Refused)], Again),
+        ("the key repeats the refusal", &[told(Refused), replayed(Refused)], Failed),
+        ("refused as often as is followed", &often, Again),
+        ("a provider that never stops advising", &too_often, Failed),
+        ("executed by the retry", &[told(Refused), told(Executed)], Succeeded),
+        ("a success needs no advice", &[told(Executed)], Succeeded),
+        (
+            "a refusal beside a success",
+            &[told(Executed), told(Refused)],
+            Quarantined(Quarantine::Contradiction),
+        ),
+        ("a doubt is no refusal", &[told(Ambiguous), told(Refused)], Again),
+        (
+            "balance too low: tried again under a new key anyway",
+            &[told(InsufficientFunds)],
+            Wait(Waiting::Funds),
+        ),
+        ("account not ready: likewise", &[told(AccountNotReady)], Wait(Waiting::Account)),
+        ("turned away: tried again anyway", &[told(TurnedAway)], Again),
+        ("key with another body: never again", &[told(KeyMisused)], Quarantined(Quarantine::KeyMisused)),
+        ("another object: never again", &[told(Contradiction)], Quarantined(Quarantine::Contradiction)),
+        (
+            "a stored error is not asked for ever",
+            &[told(Ambiguous), replayed(Ambiguous), replayed(Ambiguous)],
+            Quarantined(Quarantine::ErrorReplayed),
+        ),
+    ];
+    for (name, sends, expected) in rows {
+        let mut intent = intent(sends);
+        intent.sends.iter_mut().for_each(|sent| sent.retry_advised = true);
+        assert_eq!(intent.after_send(), *expected, "{name}");
+    }
+    // Only the advice about the last refusal counts.
+    let mut intent = intent(&[told(Refused), told(Refused)]);
+    intent.sends[0].retry_advised = true;
+    assert_eq!(intent.after_send(), Failed);
+    intent.sends[1].retry_advised = true;
+    assert_eq!((intent.after_send(), intent.next(FIRST)), (Again, Next::Send));
+    assert!(!intent.is_in_doubt(), "nothing was executed");
 }
 
 /// F-P-28, every combination: what is said of a later attempt ends no doubt about an earlier one.

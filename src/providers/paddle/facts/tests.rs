@@ -101,6 +101,7 @@ fn completed() -> Vec<Fact> {
         subscription: Some(SUBSCRIPTION.to_owned()),
         billing_reason: Some("web".to_owned()),
         buyer_email: None,
+        items: Vec::new(),
     });
     let subjects = [Subject::Sale(sale()), subscription(), customer()];
     [vec![paid], ada(&subjects, "2026-01-03T10:00:05Z")].concat()

@@ -9,6 +9,7 @@
 
 mod charges;
 mod connect;
+mod lines;
 mod returns;
 mod sales;
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Event, link};
+use super::{Event, lines::Lines, link};
 use crate::{
     domain::{
         fact::{Fact, HintSource, ObjectKind, ObjectRef, SalePaid, Subject},
@@ -64,6 +64,7 @@ pub(super) fn intent(event: &Event<'_>) -> Result<Translation, MalformedEvent> {
         subscription: None,
         billing_reason: None,
         buyer_email: intent.receipt_email.text(),
+        items: Vec::new(),
     })];
     facts.extend(link(&sale, ObjectKind::Charge, intent.latest_charge.as_ref()));
     for charge in intent.charges.into_iter().flat_map(|list| list.data) {
@@ -127,6 +128,7 @@ pub(super) fn charge(event: &Event<'_>) -> Result<Translation, MalformedEvent> {
             subscription: None,
             billing_reason: None,
             buyer_email: billing_email.or_else(|| charge.receipt_email.text()),
+            items: Vec::new(),
         }));
     }
     facts.extend(link(&sale, ObjectKind::Intent, charge.payment_intent.as_ref()));
@@ -162,6 +164,8 @@ struct Invoice {
     customer: Option<Reference>,
     #[serde(default)]
     customer_email: Lenient<String>,
+    #[serde(default)]
+    lines: Lenient<Lines>,
     #[serde(default)]
     discounts: Lenient<Vec<Value>>,
     #[serde(default)]
@@ -238,6 +242,7 @@ pub(super) fn invoice(event: &Event<'_>) -> Result<Translation, MalformedEvent> 
         subscription: subscription.clone(),
         billing_reason: invoice.billing_reason.text(),
         buyer_email: invoice.customer_email.text(),
+        items: invoice.lines.0.map_or_else(Vec::new, Lines::items),
     })];
     facts.extend(link(&sale, ObjectKind::Intent, invoice.payment_intent.as_ref()));
     facts.extend(link(&sale, ObjectKind::Charge, invoice.charge.as_ref()));
@@ -310,6 +315,8 @@ struct CheckoutSession {
     #[serde(default)]
     client_reference_id: Lenient<String>,
     #[serde(default)]
+    line_items: Lenient<Lines>,
+    #[serde(default)]
     discounts: Lenient<Vec<Value>>,
     #[serde(default)]
     metadata: Metadata,
@@ -372,6 +379,7 @@ pub(super) fn checkout_session(event: &Event<'_>) -> Result<Translation, Malform
                 subscription: subscription.clone(),
                 billing_reason: None,
                 buyer_email: details_email.or_else(|| session.customer_email.text()),
+                items: session.line_items.0.map_or_else(Vec::new, Lines::items),
             })
         }));
         facts.extend(link(sale, ObjectKind::Intent, session.payment_intent.as_ref()));

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::domain::{
     fact::{
-        BankPayout, Dispute, DisputePhase, Hint, HintSource, PayoutAccount, Refund, RefundStatus, SalePaid,
-        Subject, TransferReversal, TransferReversed, TransferSeen,
+        BankPayout, Dispute, DisputePhase, Hint, HintSource, Item, PayoutAccount, Refund, RefundStatus,
+        SalePaid, Subject, TransferReversal, TransferReversed, TransferSeen,
     },
     money::Currency,
 };
@@ -120,6 +120,7 @@ fn paid(sale: ObjectRef, amount: i64, currency: Currency, offset_s: i64) -> Sale
         subscription: None,
         billing_reason: None,
         buyer_email: None,
+        items: Vec::new(),
     }
 }
 
@@ -155,6 +156,11 @@ fn plan_c_invoice() -> Vec<Fact> {
         Fact::SalePaid(SalePaid {
             tax: Some(384),
             customer: Some("cus_RmtBuyerC".to_owned()),
+            items: vec![Item {
+                price: Some("price_1RmtPlanC".to_owned()),
+                product: Some("prod_RmtPlanC".to_owned()),
+                amount: 4516,
+            }],
             subscription: Some("sub_1RmtPlanC".to_owned()),
             billing_reason: Some("subscription_create".to_owned()),
             buyer_email: Some("buyer.c@example.com".to_owned()),

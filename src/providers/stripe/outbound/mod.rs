@@ -22,7 +22,7 @@ use crate::{
         time::Timestamp,
     },
     providers::outbound::{
-        Answer, ApiRequest, ApiResponse, Method, Order, OrderKind, Outbound, Page, Reply, Unreadable,
+        Answer, ApiRequest, ApiResponse, Made, Method, Order, OrderKind, Outbound, Page, Reply, Unreadable,
     },
 };
 
@@ -61,8 +61,8 @@ impl Outbound for Stripe {
         }
     }
 
-    fn look_up(&self, order: &Order, since: Timestamp, cursor: Option<&str>) -> ApiRequest {
-        reading(requests::look_up(order, since, cursor))
+    fn look_up(&self, order: &Order, made: Made, cursor: Option<&str>) -> ApiRequest {
+        reading(requests::look_up(order, made, cursor))
     }
 
     fn page(&self, order: &Order, reply: &Reply) -> Result<Page, Unreadable> {

@@ -6,12 +6,9 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::{
-    domain::time::Timestamp,
-    providers::{
-        outbound::{Order, OrderKind},
-        stripe::INTENT_KEY,
-    },
+use crate::providers::{
+    outbound::{Made, Order, OrderKind},
+    stripe::INTENT_KEY,
 };
 
 /// Most objects of one page (docs.stripe.com/api/pagination).
@@ -43,9 +40,9 @@ pub(super) fn charge(order: &Order, application_fee: i64) -> String {
 }
 
 /// Path and query of one page of the objects in which the order would be found. Transfers can be asked
-/// for by group; payment intents only by time, and search is no place to look for what was just written
-/// (`reliability.md` §0.3).
-pub(super) fn look_up(order: &Order, since: Timestamp, cursor: Option<&str>) -> String {
+/// for by group; payment intents only by time, because ours name no customer, and search is no place to look
+/// for what was just written (`reliability.md` §0.3).
+pub(super) fn look_up(order: &Order, made: Made, cursor: Option<&str>) -> String {
     let (path, mut form) = match order.kind {
         OrderKind::Transfer => {
             let form = Form::default()
@@ -53,9 +50,18 @@ pub(super) fn look_up(order: &Order, since: Timestamp, cursor: Option<&str>) -> 
                 .field("destination", &order.destination);
             ("/v1/transfers", form)
         }
-        OrderKind::Charge { .. } => ("/v1/payment_intents", Form::default()),
+        OrderKind::Charge { .. } => {
+            let form = match made.until {
+                // A second that has begun counts whole.
+                Some(until) => {
+                    Form::default().field("created[lte]", until.as_secs().saturating_add(1).max(0))
+                }
+                None => Form::default(),
+            };
+            ("/v1/payment_intents", form)
+        }
     };
-    form = form.field("created[gte]", since.as_secs().max(0)).field("limit", PAGE_OBJECTS);
+    form = form.field("created[gte]", made.since.as_secs().max(0)).field("limit", PAGE_OBJECTS);
     if let Some(cursor) = cursor {
         form = form.field("starting_after", cursor);
     }

@@ -139,22 +139,31 @@ fn nothing_that_is_written_into_a_request_can_leave_its_place() {
     let order = Order { destination: destination.clone(), ..transfer_order() };
     assert!(form(&Stripe.execute(&order)).contains(&format!("&destination={encoded}&")));
     assert_eq!(Stripe.account(&destination).path, format!("/v1/accounts/{encoded}"));
-    let page = Stripe.look_up(&order, Timestamp::EPOCH, Some(&destination));
+    let page = Stripe.look_up(&order, made(Timestamp::EPOCH, None), Some(&destination));
     assert!(page.path.ends_with(&format!("&starting_after={encoded}")), "{}", page.path);
+}
+
+const fn made(since: Timestamp, until: Option<Timestamp>) -> Made {
+    Made { since, until }
 }
 
 #[test]
 fn a_look_up_asks_for_the_group_or_where_there_is_none_for_the_time() {
     let since = Timestamp::from_secs(CREATED_S).plus_micros(999_999);
-    let first = Stripe.look_up(&transfer_order(), since, None);
+    let first = Stripe.look_up(&transfer_order(), made(since, Some(since)), None);
     assert_eq!(
         first.path,
         "/v1/transfers?transfer_group=int_01krmt&destination=acct_1RmtPayeeAda\
          &created%5Bgte%5D=1770714000&limit=100"
     );
     assert_eq!((first.method, first.body.len(), first.idempotency_key), (Method::Get, 0, None));
-    let next = Stripe.look_up(&charge_order(), Timestamp::from_secs(-5), Some("pi_100"));
+    let next = Stripe.look_up(&charge_order(), made(Timestamp::from_secs(-5), None), Some("pi_100"));
     assert_eq!(next.path, "/v1/payment_intents?created%5Bgte%5D=0&limit=100&starting_after=pi_100");
+    let bounded = Stripe.look_up(&charge_order(), made(since, Some(since.plus_secs(60))), None);
+    assert_eq!(
+        bounded.path, "/v1/payment_intents?created%5Blte%5D=1770714061&created%5Bgte%5D=1770714000&limit=100",
+        "a second that has begun counts whole"
+    );
 }
 
 #[test]
@@ -288,11 +297,21 @@ fn an_error_is_read_with_its_code_and_without_its_text() {
 /// F-P-13.
 #[test]
 fn advice_to_retry_never_changes_what_an_answer_proves() {
-    let refusal = json!({"error": {"type": "invalid_request_error", "code": "no_account"}}).to_string();
-    let failure = json!({"error": {"type": "api_error"}}).to_string();
-    for (status, body) in
-        [(200, transfer().to_string()), (400, refusal), (500, failure), (502, "<html>".to_owned())]
-    {
+    let error = |kind: &str, code: &str| json!({"error": {"type": kind, "code": code}}).to_string();
+    for (status, body) in [
+        (200, transfer().to_string()),
+        (400, error("invalid_request_error", "no_account")),
+        (400, error("invalid_request_error", "balance_insufficient")),
+        (400, error("invalid_request_error", "parameter_invalid_integer")),
+        (400, error("idempotency_error", "")),
+        (401, error("invalid_request_error", "")),
+        (402, error("card_error", "card_declined")),
+        (404, error("invalid_request_error", "resource_missing")),
+        (409, error("idempotency_error", "idempotency_key_in_use")),
+        (429, error("invalid_request_error", "rate_limit")),
+        (500, error("api_error", "")),
+        (502, "<html>".to_owned()),
+    ] {
         let verdict = |should_retry| {
             let response = ApiResponse {
                 status,

@@ -2,8 +2,8 @@
 //!
 //! A row says that something is proven; what no row knows is [`Verdict::Ambiguous`], because a wrong
 //! guess there pays twice. The table knows nothing of earlier attempts (`domain::intent` does), and it
-//! does not look at `Stripe-Should-Retry`: that header says when to try again, never what happened
-//! (`rulings.md` 16).
+//! does not look at `Stripe-Should-Retry`: that header says whether to try again, which `domain::intent`
+//! follows, and never what happened (`rulings.md` 16).
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,282 @@
+//! What a sale would earn, and why, without selling anything: for an owner who tries out terms, and for
+//! support. It runs the same functions as the fold on facts that nobody told, and writes nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    App, Refusal,
+    keys::{Principal, Scope},
+    programs::visible,
+    reckon::{self, Step},
+};
+use crate::{
+    domain::{
+        book::CounterKey,
+        fact::{Item, ObjectKind, ObjectRef, SalePaid},
+        ids::{EnrollmentId, ProgramId},
+        money::{Currency, MoneyError},
+        program::Directory,
+        sale::{SaleFacts, Summary},
+        terms::{ApprovalMode, Limit, Position, Standing, Terms},
+        time::Timestamp,
+    },
+    store::{Conn, counters, programs},
+};
+
+/// A sale that might be made.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// Minor units, tax included, 0 or more.
+    pub gross_amount_cents: i64,
+    /// Currency of all amounts.
+    pub currency: Currency,
+    /// Minor units within the gross amount. Absent is not zero.
+    #[serde(default)]
+    pub tax_cents: Option<i64>,
+    /// Minor units given back of it.
+    #[serde(default)]
+    pub refunded_cents: i64,
+    /// When it is paid; now by default. Terms are those of that time.
+    #[serde(default)]
+    pub paid_at: Option<Timestamp>,
+    /// What is sold, for rates by product.
+    #[serde(default)]
+    pub items: Vec<Line>,
+    /// Whose sale it is: their rate, their tier and their sponsors then count.
+    #[serde(default)]
+    pub enrollment_id: Option<EnrollmentId>,
+    /// Where the sale stands among others; by default where it would stand now, and the first payment of
+    /// its customer.
+    #[serde(default)]
+    pub position: Option<Place>,
+}
+
+/// A line of such a sale.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    /// The provider's id of the price.
+    #[serde(default)]
+    pub price: Option<String>,
+    /// The provider's id of the product.
+    #[serde(default)]
+    pub product: Option<String>,
+    /// Minor units; only the proportion of the lines counts.
+    pub amount_cents: i64,
+}
+
+/// Where such a sale stands among others.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Place {
+    /// Accepted sales of the affiliate before it.
+    pub sales_before: i64,
+    /// What they brought, minor units of the currency.
+    pub revenue_before_cents: i64,
+    /// Which payment of its customer it is, 1 for the first.
+    pub payment_number: Option<i64>,
+    /// When the customer's first payment was made.
+    pub first_paid_at: Option<Timestamp>,
+}
+
+/// What the sale would earn.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answer {
+    /// The version of the program's terms.
+    pub terms_version: i64,
+    /// What a share is taken of, minor units of the sale's currency.
+    pub base_cents: i64,
+    /// What the sale earns, minor units.
+    pub amount_cents: i64,
+    /// What is kept of it after the refund, minor units.
+    pub kept_cents: i64,
+    /// Currency of the commission.
+    pub currency: Currency,
+    /// Why it is nothing, where a limit of the rule says so.
+    pub limit: Option<&'static str>,
+    /// Whether somebody has to approve it first.
+    pub needs_approval: bool,
+    /// When the hold would be over.
+    pub payable_at: Timestamp,
+    /// The reckoning.
+    pub steps: Vec<Step>,
+    /// What sponsors would get on top.
+    pub uplines: Vec<Upline>,
+}
+
+/// What one sponsor would get.
+#[derive(Clone, Debug, Serialize)]
+pub struct Upline {
+    /// 1 for the affiliate's sponsor.
+    pub level: usize,
+    /// Who.
+    pub enrollment_id: EnrollmentId,
+    /// Minor units of the commission's currency.
+    pub amount_cents: i64,
+}
+
+/// What a sale would earn under the program's terms.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for a program of somebody else, [`Refusal::Invalid`] with a code of its own for
+/// each field.
+pub async fn preview(
+    app: &App,
+    by: &Principal,
+    program_id: &ProgramId,
+    question: Question,
+) -> Result<Answer, Refusal> {
+    by.require(Scope::Read)?;
+    let mut conn = app.db.read().await?;
+    visible(&mut conn, by, program_id).await?;
+    let paid_at = question.paid_at.unwrap_or_else(|| app.now());
+    let sale = summary(&question, paid_at)?;
+    let mut directory = match &question.enrollment_id {
+        Some(id) => programs::load_directory(&mut conn, &[], std::slice::from_ref(id)).await?,
+        None => programs::load_program(&mut conn, program_id).await?,
+    };
+    directory.multi_level = app.config.programs.multi_level;
+    let program = directory.programs.get(program_id);
+    let enrollment = question.enrollment_id.as_ref().map(|id| {
+        let found = directory.enrollments.get(id).filter(|found| found.program_id == *program_id);
+        found.ok_or_else(|| {
+            let message = "enrollment_id names no affiliate of this program";
+            Refusal::invalid("UNKNOWN_ENROLLMENT", "enrollment_id", message)
+        })
+    });
+    let enrollment = enrollment.transpose()?;
+    let version = program.and_then(|program| program.terms_at(paid_at)).ok_or(Refusal::NotFound)?;
+    let terms = enrollment.map_or_else(|| version.terms.clone(), |found| found.terms_of(version, paid_at));
+    let position = match (terms.standing(), &question.position) {
+        (None, _) => None,
+        (Some(standing), Some(place)) => Some(given(standing, place, paid_at)?),
+        (Some(standing), None) => {
+            Some(standing_now(&mut conn, standing, question.enrollment_id.as_ref(), &sale).await?)
+        }
+    };
+    drop(conn);
+    let sponsors = Sponsors { directory: &directory, enrollment_id: question.enrollment_id.as_ref() };
+    answer(&terms, version.version, &sale, position, &sponsors).map_err(|_| too_large())
+}
+
+fn too_large() -> Refusal {
+    Refusal::invalid("INVALID_AMOUNT", "gross_amount_cents", "the amounts do not fit 64 bits")
+}
+
+/// The sale as its facts would say it.
+fn summary(question: &Question, paid_at: Timestamp) -> Result<Summary, Refusal> {
+    let amount = question.gross_amount_cents;
+    if amount < 0 {
+        let message = "gross_amount_cents must be 0 or more";
+        return Err(Refusal::invalid("INVALID_AMOUNT", "gross_amount_cents", message));
+    }
+    if question.tax_cents.is_some_and(|tax| !(0..=amount).contains(&tax)) {
+        let message = "tax_cents must be 0 to gross_amount_cents";
+        return Err(Refusal::invalid("INVALID_TAX", "tax_cents", message));
+    }
+    if !(0..=amount).contains(&question.refunded_cents) {
+        let message = "refunded_cents must be 0 to gross_amount_cents";
+        return Err(Refusal::invalid("INVALID_REFUND", "refunded_cents", message));
+    }
+    if question.items.len() > 200 {
+        return Err(Refusal::invalid("INVALID_ITEMS", "items", "items must be at most 200 lines"));
+    }
+    let object = ObjectRef::new(ObjectKind::Charge, "preview");
+    let mut facts = SaleFacts::default();
+    facts.merge_payment(&SalePaid {
+        sale: object.clone(),
+        parent: None,
+        amount,
+        tax: question.tax_cents,
+        currency: question.currency,
+        at: paid_at,
+        customer: None,
+        subscription: None,
+        billing_reason: None,
+        buyer_email: None,
+        items: question.items.iter().map(Line::item).collect(),
+    });
+    facts.merge_refund_total(&object, question.refunded_cents, question.currency);
+    facts.summary().ok().flatten().ok_or_else(too_large)
+}
+
+impl Line {
+    fn item(&self) -> Item {
+        Item { price: self.price.clone(), product: self.product.clone(), amount: self.amount_cents }
+    }
+}
+
+fn given(standing: Standing, place: &Place, paid_at: Timestamp) -> Result<Position, Refusal> {
+    let number = place.payment_number.unwrap_or(1);
+    if place.sales_before < 0 || place.revenue_before_cents < 0 || number < 1 {
+        let message = "position counts from 0, payment_number from 1";
+        return Err(Refusal::invalid("INVALID_POSITION", "position", message));
+    }
+    Ok(match standing {
+        Standing::AmongSales => {
+            Position::Sales { count: place.sales_before, revenue: place.revenue_before_cents }
+        }
+        Standing::AmongPayments => {
+            Position::Payments { number, first_paid_at: place.first_paid_at.unwrap_or(paid_at) }
+        }
+    })
+}
+
+/// Where a sale of the affiliate would stand now; that of nobody is the first.
+async fn standing_now(
+    conn: &mut Conn,
+    standing: Standing,
+    enrollment: Option<&EnrollmentId>,
+    sale: &Summary,
+) -> Result<Position, Refusal> {
+    match (standing, enrollment) {
+        (Standing::AmongSales, Some(enrollment)) => {
+            let key = CounterKey::Sales(enrollment.clone(), sale.currency);
+            let tally = counters::tally(conn, &key).await?;
+            Ok(Position::Sales { count: tally.count, revenue: tally.revenue })
+        }
+        (Standing::AmongSales, None) => Ok(Position::Sales { count: 0, revenue: 0 }),
+        (Standing::AmongPayments, _) => Ok(Position::Payments { number: 1, first_paid_at: sale.paid_at }),
+    }
+}
+
+/// Who would earn besides the affiliate.
+struct Sponsors<'a> {
+    directory: &'a Directory,
+    enrollment_id: Option<&'a EnrollmentId>,
+}
+
+fn answer(
+    terms: &Terms,
+    terms_version: i64,
+    sale: &Summary,
+    position: Option<Position>,
+    sponsors: &Sponsors<'_>,
+) -> Result<Answer, MoneyError> {
+    let earned = terms.earned(sale, position.as_ref())?;
+    let mut steps = reckon::earned(terms, terms_version, sale, position.as_ref(), &earned);
+    steps.extend(reckon::kept(terms, sale, &earned)?);
+    let mut uplines = Vec::new();
+    if let Some(id) = sponsors.enrollment_id.filter(|_| sponsors.directory.multi_level) {
+        let chain = sponsors.directory.sponsors_of(id, sale.paid_at, terms.upline_bps.len());
+        for ((level, share), sponsor) in (1..).zip(&terms.upline_bps).zip(chain) {
+            if sponsor.is_active_at(sale.paid_at) {
+                let amount_cents = share.of(earned.amount)?;
+                uplines.push(Upline { level, enrollment_id: sponsor.id.clone(), amount_cents });
+            }
+        }
+    }
+    Ok(Answer {
+        terms_version,
+        base_cents: earned.base,
+        amount_cents: earned.amount,
+        kept_cents: terms.kept(&earned, sale)?,
+        currency: earned.currency,
+        limit: earned.limit.map(Limit::as_str),
+        needs_approval: terms.approval_mode == ApprovalMode::Manual,
+        payable_at: sale.paid_at.plus_days(i64::from(terms.hold_period_days)),
+        steps,
+        uplines,
+    })
+}

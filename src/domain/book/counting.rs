@@ -1,0 +1,163 @@
+//! What rules count beyond one sale: the sales of an affiliate, for tiers, and the payments of a customer,
+//! for recurring rules (`rulings.md` 9).
+//!
+//! A sale gets its place once, from what is counted at that moment under a lock that the caller holds, and
+//! keeps it. The caller learns from [`Tallies::take_missing`] what it has to lock and load.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Commission, Finding, Sale};
+use crate::domain::{
+    ids::EnrollmentId,
+    money::{Currency, Money},
+    sale::Summary,
+    terms::{Position, Standing, Terms},
+    time::Timestamp,
+};
+
+/// What is counted together, and locked together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CounterKey {
+    /// The accepted sales of an affiliate in one currency.
+    Sales(EnrollmentId, Currency),
+    /// The payments of a customer ([`Sale::customer_key`]) to the credit of an affiliate.
+    Payments(EnrollmentId, String),
+}
+
+/// The first of a customer's payments, whose terms hold for all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstPayment {
+    /// When it was paid.
+    pub paid_at: Timestamp,
+    /// The frozen terms.
+    pub terms: Terms,
+    /// Which version they are.
+    pub terms_version: i64,
+}
+
+/// What was counted under one key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Sales, or payments.
+    pub count: i64,
+    /// What the sales brought and kept, minor units. Nothing for payments.
+    pub revenue: i64,
+    /// When the latest of them was paid.
+    pub latest_paid_at: Option<Timestamp>,
+    /// For payments.
+    pub first: Option<FirstPayment>,
+}
+
+/// The tallies of a batch: those that were loaded, and those that were asked for in vain.
+#[derive(Clone, Debug, Default)]
+pub struct Tallies {
+    loaded: BTreeMap<CounterKey, Tally>,
+    missing: BTreeSet<CounterKey>,
+}
+
+impl Tallies {
+    /// Puts a tally in that was loaded under its lock.
+    pub fn insert(&mut self, key: CounterKey, tally: Tally) {
+        self.loaded.insert(key, tally);
+    }
+
+    /// What has to be locked and loaded before the batch can be folded.
+    pub fn take_missing(&mut self) -> BTreeSet<CounterKey> {
+        std::mem::take(&mut self.missing)
+    }
+
+    fn get(&mut self, key: CounterKey) -> Option<&Tally> {
+        if !self.loaded.contains_key(&key) {
+            self.missing.insert(key);
+            return None;
+        }
+        self.loaded.get(&key)
+    }
+
+    /// The first payment of the customer to the credit of the affiliate, if there was one.
+    pub(super) fn first_payment(
+        &mut self,
+        enrollment: &EnrollmentId,
+        customer: &str,
+    ) -> Option<&FirstPayment> {
+        self.get(CounterKey::Payments(enrollment.clone(), customer.to_owned()))?.first.as_ref()
+    }
+
+    /// Where the sale stands: as stored, or as it would now.
+    pub(super) fn place(
+        &mut self,
+        sale: &Sale,
+        commission: &Commission,
+        summary: &Summary,
+    ) -> Option<Position> {
+        if commission.position.is_some() {
+            return commission.position;
+        }
+        let enrollment = commission.enrollment_id.clone();
+        match commission.terms.standing()? {
+            Standing::AmongSales => {
+                let tally = self.get(CounterKey::Sales(enrollment, summary.currency))?;
+                Some(Position::Sales { count: tally.count, revenue: tally.revenue })
+            }
+            Standing::AmongPayments => {
+                let customer = commission.customer_key.clone().unwrap_or_else(|| sale.customer_key());
+                let tally = self.get(CounterKey::Payments(enrollment, customer))?;
+                let first = tally.first.as_ref().map_or(summary.paid_at, |first| first.paid_at);
+                Some(Position::Payments { number: tally.count.saturating_add(1), first_paid_at: first })
+            }
+        }
+    }
+
+    /// Takes the folded commission into the tallies, so that the next sale of the batch counts it. A
+    /// finding tells of a sale that was placed after sales that were paid later.
+    pub(super) fn note(&mut self, sale: &Sale, after: &Commission) -> Option<Finding> {
+        let before = sale.commissions.iter().find(|before| before.id == after.id);
+        let is_new = after.position.is_some() && before.is_none_or(|before| before.position.is_none());
+        let key = match after.position? {
+            Position::Sales { .. } => {
+                self.add_sale(before.and_then(|before| before.counted), after);
+                let currency = after.counted.map_or(after.currency, |counted| counted.currency);
+                CounterKey::Sales(after.enrollment_id.clone(), currency)
+            }
+            Position::Payments { .. } => {
+                let customer = after.customer_key.clone()?;
+                CounterKey::Payments(after.enrollment_id.clone(), customer)
+            }
+        };
+        let tally = self.loaded.get_mut(&key).filter(|_| is_new)?;
+        if let Position::Payments { .. } = after.position? {
+            tally.count = tally.count.saturating_add(1);
+            let is_first = tally.first.as_ref().is_none_or(|first| after.paid_at < first.paid_at);
+            if is_first {
+                tally.first = Some(FirstPayment {
+                    paid_at: after.paid_at,
+                    terms: after.terms.clone(),
+                    terms_version: after.terms_version,
+                });
+            }
+        }
+        let is_late = tally.latest_paid_at.is_some_and(|latest| after.paid_at < latest);
+        tally.latest_paid_at = tally.latest_paid_at.max(Some(after.paid_at));
+        is_late.then(|| Finding {
+            kind: "late_position",
+            object: sale.id.to_string(),
+            detail: format!(
+                "the sale of commission {} was paid before others that count for its rate or limit, but arrived \
+                 after them; it was counted as the latest, and nothing of the others was changed",
+                after.id
+            ),
+        })
+    }
+
+    /// The difference between what the commission added before and adds now.
+    fn add_sale(&mut self, before: Option<Money>, after: &Commission) {
+        for (money, sign) in [(before, -1), (after.counted, 1)] {
+            let Some(Money { minor, currency }) = money else { continue };
+            let key = CounterKey::Sales(after.enrollment_id.clone(), currency);
+            if let Some(tally) = self.loaded.get_mut(&key) {
+                tally.count = tally.count.saturating_add(sign);
+                tally.revenue = tally.revenue.saturating_add(minor.saturating_mul(sign));
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Parameters of a query string that several routes take: stretches of time, filters, formats. `limit` and
+//! `cursor` are read by [`super::page`].
+
+use axum::{
+    extract::{FromRequestParts, Query},
+    http::{StatusCode, request::Parts},
+};
+
+use super::error::ApiError;
+use crate::domain::{
+    ids::InvalidId,
+    money::Currency,
+    time::Timestamp,
+    window::{Days, InvalidWindow, Window},
+};
+
+/// The parameters of a request. Those that a route does not take are for others.
+#[derive(Debug)]
+pub struct Params(Vec<(String, String)>);
+
+impl<S: Sync> FromRequestParts<S> for Params {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        Query::try_from_uri(&parts.uri)
+            .map(|Query(pairs)| Self(pairs))
+            .map_err(|_| refuse("INVALID_QUERY", "query", "the query string cannot be read"))
+    }
+}
+
+impl Params {
+    /// The value of a parameter; the last of a repeated one counts.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// An id, where there is one.
+    ///
+    /// # Errors
+    /// 400 with `code` for text that is not an id of this kind.
+    pub fn id<T>(
+        &self,
+        name: &'static str,
+        code: &'static str,
+        parse: impl Fn(&str) -> Result<T, InvalidId>,
+    ) -> Result<Option<T>, ApiError> {
+        let read = |text| parse(text).map_err(|error| refuse(code, name, error.to_string()));
+        self.get(name).map(read).transpose()
+    }
+
+    /// A currency, where there is one.
+    ///
+    /// # Errors
+    /// 400 `INVALID_CURRENCY`.
+    pub fn currency(&self) -> Result<Option<Currency>, ApiError> {
+        let message = "currency must be an ISO 4217 code such as usd";
+        let read = |text| Currency::parse(text).map_err(|_| refuse("INVALID_CURRENCY", "currency", message));
+        self.get("currency").map(read).transpose()
+    }
+
+    /// `from` and `to` as instants.
+    ///
+    /// # Errors
+    /// 400 `INVALID_FROM` or `INVALID_TO`.
+    pub fn window(&self, now: Timestamp) -> Result<Window, ApiError> {
+        Window::parse(self.get("from"), self.get("to"), now).map_err(invalid_window)
+    }
+
+    /// `from` and `to` as whole days.
+    ///
+    /// # Errors
+    /// 400 `INVALID_FROM` or `INVALID_TO`.
+    pub fn days(&self, now: Timestamp) -> Result<Days, ApiError> {
+        Days::parse(self.get("from"), self.get("to"), now).map_err(invalid_window)
+    }
+}
+
+fn invalid_window(error: InvalidWindow) -> ApiError {
+    let param = error.param();
+    let code = if param == "from" { "INVALID_FROM" } else { "INVALID_TO" };
+    refuse(code, param, error.to_string())
+}
+
+/// 400 for a parameter.
+pub fn refuse(
+    code: &'static str,
+    param: &'static str,
+    message: impl Into<std::borrow::Cow<'static, str>>,
+) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, code, message).with_param(param)
+}

@@ -1,0 +1,148 @@
+//! What needs no key: `POST /v1/public/affiliate/signup` (seed S0, "They're brand new").
+
+use std::{convert::Infallible, net::IpAddr, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{FromRequestParts, State},
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    admin::Data,
+    auth::origin,
+    body::Body,
+    error::ApiError,
+    openapi::{
+        answers::{Forbidden, TooManyRequests},
+        schemas::{Email, Name},
+    },
+    serve::Peer,
+    throttle::{Rate, Throttle, client},
+};
+use crate::{
+    app::{
+        App,
+        keys::Principal,
+        signup::{self, NewAccount, SignedUp},
+    },
+    domain::ids::{AccountId, OrganizationId},
+};
+
+/// A person signs up once; an office may share an address.
+const EACH: Rate = Rate { burst: 5, refill_s: 60 };
+/// Each signup is a transaction, and SQLite has one writer.
+const ALL: Rate = Rate { burst: 60, refill_s: 1 };
+
+#[derive(Clone)]
+struct Public {
+    app: App,
+    signups: Arc<Throttle>,
+}
+
+/// The routes, with the memory of who asked how often.
+pub fn routes(app: App) -> OpenApiRouter {
+    let public = Public { app, signups: Arc::new(Throttle::new(EACH, ALL)) };
+    OpenApiRouter::new().routes(routes!(sign_up)).with_state(public)
+}
+
+/// Who asks, as far as it can be known.
+struct Client(IpAddr);
+
+impl FromRequestParts<Public> for Client {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, public: &Public) -> Result<Self, Infallible> {
+        // Without a connection, as in a test of the routes, everybody is the same client.
+        let peer = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+        Ok(Self(client(peer, &parts.headers, &public.app.config.server.trusted_proxies)))
+    }
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SignupRequest {
+    #[schema(value_type = Email)]
+    email: String,
+    #[schema(value_type = Name)]
+    name: String,
+    /// By default `name`.
+    #[schema(value_type = Option<Name>)]
+    organization_name: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = SignedUp)]
+struct SignupView {
+    account: AccountView,
+    organization: OrganizationView,
+    /// Shown this once.
+    key: String,
+    /// To be pasted into the configuration of an MCP client.
+    #[schema(value_type = Object)]
+    mcp_config: Value,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = SignedUpAccount)]
+struct AccountView {
+    id: AccountId,
+    email: String,
+    name: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = SignedUpOrganization)]
+struct OrganizationView {
+    id: OrganizationId,
+    name: String,
+}
+
+impl SignupView {
+    fn new(signed_up: SignedUp, public_url: &str) -> Self {
+        let SignedUp { account, organization, key } = signed_up;
+        let key = key.expose_secret().to_owned();
+        Self {
+            account: AccountView { id: account.id, email: account.email, name: account.name },
+            organization: OrganizationView { id: organization.id, name: organization.name },
+            mcp_config: json!({"mcpServers": {"remit": {
+                "url": format!("{public_url}/mcp"),
+                "headers": {"Authorization": format!("Bearer {key}")},
+            }}}),
+            key,
+        }
+    }
+}
+
+/// Makes an account with an organization of its own and a key for it.
+#[utoipa::path(
+    post, path = "/v1/public/affiliate/signup",
+    operation_id = "signUp", tag = "public",
+    request_body = SignupRequest,
+    security(()),
+    responses((status = 201, description = "Who signed up. The key is shown this once.", body = Data<SignupView>),
+        (status = 403, response = Forbidden), (status = 429, response = TooManyRequests))
+)]
+async fn sign_up(
+    State(public): State<Public>,
+    Client(client): Client,
+    Body(request): Body<SignupRequest>,
+) -> Result<Response, ApiError> {
+    let SignupRequest { email, name, organization_name } = request;
+    public.signups.take(client, public.app.now()).map_err(|seconds| {
+        let message = "too many signups; come back later";
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
+    })?;
+    let by = Principal::anonymous().within(origin());
+    let signed_up = signup::sign_up(&public.app, &by, NewAccount { email, name, organization_name }).await?;
+    let view = SignupView::new(signed_up, &public.app.config.server.public_url);
+    // The answer holds a key: nothing on the way may keep it.
+    let no_store = [(header::CACHE_CONTROL, "no-store")];
+    Ok((StatusCode::CREATED, no_store, Json(Data { data: view })).into_response())
+}

@@ -1,0 +1,357 @@
+//! The audit log: every change that somebody asks for, who may read of it, and that nothing is taken back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use axum::{
+    body::Body,
+    http::{Method, Request, header},
+};
+use http_body_util::BodyExt as _;
+use remit::app::{
+    events,
+    keys::{KeyKind, Principal},
+};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use super::{
+    paying::{earn, fault, sends},
+    support::{
+        TestDb,
+        api::{self, Api, MASTER_KEY, PROGRAMS, id_of, rows},
+        bank::Bank,
+        on_each_engine,
+    },
+};
+
+/// The routes of the source that change something, as `METHOD path`. Those of the receiver take what
+/// providers tell: their log is the inbox.
+fn changing_routes() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    read_routes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http"), &mut found);
+    assert!(found.len() > 20, "the routes are where the test looks: {found:?}");
+    found
+}
+
+fn read_routes(directory: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_routes(&path, found);
+            continue;
+        }
+        if path.ends_with("webhooks.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let product = text.split("#[cfg(test)]").next().unwrap();
+        for route in product.split(".route(").skip(1) {
+            let mut parts = route.split('"');
+            let (Some(""), Some(path)) = (parts.next().map(str::trim), parts.next()) else {
+                panic!("a route whose path is no literal: {route}")
+            };
+            // The handlers of the last route end where the function does.
+            let handlers = parts.next().unwrap().split([';', '}']).next().unwrap();
+            for (word, method) in [
+                ("post(", "POST"),
+                ("put(", "PUT"),
+                ("patch(", "PATCH"),
+                ("delete(", "DELETE"),
+                ("delete_route(", "DELETE"),
+            ] {
+                let is_called = handlers
+                    .match_indices(word)
+                    .any(|(at, _)| !handlers[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'));
+                if is_called {
+                    found.insert(format!("{method} {path}"));
+                }
+            }
+        }
+    }
+}
+
+/// Asks for one change after another and looks for its row.
+struct Walk {
+    api: Api,
+    /// The routes that were taken.
+    taken: BTreeSet<String>,
+}
+
+impl Walk {
+    /// Asks for a change by `route`, with `ids` in the place of its parameters, and gives what is answered.
+    /// The newest row must tell of it as `action`.
+    async fn changes(&mut self, route: &str, ids: &[&str], body: Value, action: &str) -> Value {
+        let (method, template) = route.split_once(' ').unwrap();
+        let mut path = String::new();
+        let mut ids = ids.iter();
+        for part in template.split('/').skip(1) {
+            path.push('/');
+            path.push_str(if part.starts_with('{') { ids.next().unwrap() } else { part });
+        }
+        let before = self.rows().await.len();
+        let request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).unwrap())
+            .uri(&path)
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.api.operator))
+            .header("x-request-id", format!("walk-{before}"))
+            .body(if body.is_null() { Body::empty() } else { Body::from(body.to_string()) })
+            .unwrap();
+        let response = self.api.router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let mut answer: Value = serde_json::from_slice(&bytes).unwrap();
+        assert!(status.is_success(), "{route}: {status} {answer}");
+
+        let rows = self.rows().await;
+        assert_eq!(rows.len(), before + 1, "{route} leaves one row");
+        let row = rows.iter().find(|row| row["request_id"] == json!(format!("walk-{before}"))).unwrap();
+        assert_eq!(row["action"], json!(action), "{route}");
+        assert_eq!((&row["actor_kind"], &row["idempotency_id"]), (&json!("operator"), &Value::Null));
+        assert!(row["actor"].as_str().unwrap().starts_with("key_"), "{row}");
+        self.taken.insert(route.to_owned());
+        answer["data"].take()
+    }
+
+    /// Every row that an operator can read.
+    async fn rows(&self) -> Vec<Value> {
+        listed(&self.api, &self.api.operator, "").await
+    }
+}
+
+/// All rows that `key` can read under a filter, page by page.
+async fn listed(api: &Api, key: &str, filter: &str) -> Vec<Value> {
+    let (mut rows, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/v1/admin/audit?limit=7{filter}{cursor}");
+        let (status, mut page) = api.call(key, Method::GET, &path, &Value::Null).await;
+        assert!(status.is_success(), "{path}: {page}");
+        rows.append(page["data"].as_array_mut().unwrap());
+        let Some(next) = page["next_cursor"].as_str() else { return rows };
+        cursor = format!("&cursor={next}");
+    }
+}
+
+/// The API over the node of a bank.
+async fn api_of(bank: &Bank) -> Api {
+    let app = bank.shop.node.app.clone();
+    Api {
+        router: crate::support::api::public(&app).await,
+        clock: bank.shop.node.clock.clone(),
+        operator: api::key(&app, KeyKind::Operator, None).await,
+        app,
+    }
+}
+
+on_each_engine! {
+    async fn every_route_that_changes_something_leaves_a_row(db: TestDb) {
+        let bank = Bank::open_with(&db, &[("REMIT_SECRETS__MASTER_KEY", MASTER_KEY)]).await;
+        let mut walk = Walk { api: api_of(&bank).await, taken: BTreeSet::new() };
+        let nothing = || Value::Null;
+
+        let owner = walk
+            .changes("POST /v1/admin/organizations", &[], json!({ "name": "Own", "email": "jo@example.com" }), "organization.created")
+            .await;
+        let owner = id_of(&owner);
+        let project = json!({ "organization_id": owner, "name": "Site" });
+        let project = id_of(&walk.changes("POST /v1/admin/projects", &[], project, "project.created").await);
+        let account = json!({ "provider": "stripe", "account_id": "acct_own" });
+        let route = "PUT /v1/admin/organizations/{id}/payout-account";
+        walk.changes(route, &[&owner], account, "payout_account.set").await;
+        let key = walk.changes("POST /v1/admin/keys", &[], json!({ "kind": "operator" }), "key.created").await;
+        walk.changes("DELETE /v1/admin/keys/{id}", &[&id_of(&key)], nothing(), "key.revoked").await;
+        let endpoint = json!({ "provider": "stripe", "secrets": ["whsec_hunter2"], "livemode": false });
+        let route = "POST /v1/admin/projects/{project_id}/endpoints";
+        let endpoint = id_of(&walk.changes(route, &[&project], endpoint, "endpoint.created").await);
+        let route = "DELETE /v1/admin/projects/{project_id}/endpoints/{id}";
+        walk.changes(route, &[&project, &endpoint], nothing(), "endpoint.deleted").await;
+
+        let program = json!({
+            "owner_organization_id": owner, "name": "Partners", "status": "active", "hold_period_days": 0,
+            "approval_mode": "manual", "commission": { "type": "percentage", "bps": 2000 },
+        });
+        let program = id_of(&walk.changes("POST /v1/admin/affiliate/programs", &[], program, "program.created").await);
+        let route = "PATCH /v1/admin/affiliate/programs/{program_id}";
+        walk.changes(route, &[&program], json!({ "name": "Friends" }), "program.updated").await;
+        let mut enrolled = Vec::new();
+        for (code, status) in [("ANN", "pending"), ("BEN", "pending")] {
+            let body = json!({ "email": format!("{code}@example.com"), "code": code, "status": status });
+            let route = "POST /v1/admin/affiliate/programs/{program_id}/enrollments";
+            enrolled.push(id_of(&walk.changes(route, &[&program], body, "enrollment.created").await));
+        }
+        for (who, verb, action) in [(0, "approve", "approved"), (0, "hold", "held"), (0, "unhold", "unheld"), (1, "reject", "rejected")] {
+            let route = format!("POST /v1/admin/affiliate/programs/{{program_id}}/enrollments/{{id}}/{verb}");
+            let body = if verb == "hold" { json!({ "reason": "to be looked at" }) } else { nothing() };
+            walk.changes(&route, &[&program, &enrolled[who]], body, &format!("enrollment.{action}")).await;
+        }
+        let mut conversions = Vec::new();
+        for order in ["order_1", "order_2"] {
+            let body = json!({ "project_id": project, "external_id": order, "code": "ANN", "gross_amount_cents": 9_900 });
+            let route = "POST /v1/admin/affiliate/programs/{program_id}/conversions";
+            conversions.push(walk.changes(route, &[&program], body, "conversion.reported").await);
+        }
+        let ids: Vec<String> = conversions.iter().map(id_of).collect();
+        for (which, verb, body, action) in [
+            (0, "approve", nothing(), "conversion.approved"),
+            (0, "clawback", json!({ "reason": "fraud", "amount_cents": 5 }), "conversion.clawed_back"),
+            (1, "reject", nothing(), "conversion.rejected"),
+        ] {
+            let route = format!("POST /v1/admin/affiliate/programs/{{program_id}}/conversions/{{id}}/{verb}");
+            walk.changes(&route, &[&program, &ids[which]], body, action).await;
+        }
+        let sale = conversions[0]["sale_id"].as_str().unwrap();
+        let body = json!({ "enrollment_id": enrolled[0], "reason": "support ticket" });
+        walk.changes("POST /v1/admin/sales/{id}/attribution", &[sale], body, "sale.attributed").await;
+        let route = "POST /v1/admin/affiliate/programs/{program_id}/enrollments/{id}/suspend";
+        walk.changes(route, &[&program, &enrolled[0]], nothing(), "enrollment.suspended").await;
+        walk.changes("POST /v1/admin/payouts/pause", &[], json!({ "reason": "a look" }), "payouts.paused").await;
+        walk.changes("POST /v1/admin/payouts/resume", &[], nothing(), "payouts.resumed").await;
+
+        // Two payouts of the bank's own program: one is given up, and nobody knows what became of the other.
+        let paying = bank.shop.owner.id("prog_", "fifth");
+        earn(&bank, "bob", "y", 10_000).await;
+        let run = "POST /v1/admin/affiliate/programs/{program_id}/payouts/run";
+        let done = walk.changes(run, &[&paying], nothing(), "payouts.run").await;
+        let payout = done["payouts"][0]["id"].as_str().unwrap();
+        let route = "POST /v1/admin/affiliate/programs/{program_id}/payouts/{payout_id}/cancel";
+        walk.changes(route, &[&paying, payout], nothing(), "payout.canceled").await;
+        fault(&bank, sends(), 1, json!({ "kind": "fail_500_without_execute" })).await;
+        walk.changes(run, &[&paying], nothing(), "payouts.run").await;
+        bank.dispatch_over(600, 30).await;
+        let intent = bank.texts("SELECT id FROM intent WHERE state = 'unknown'").await.remove(0);
+        walk.changes("POST /v1/admin/jobs/{id}/retry", &[&intent], nothing(), "job.retried").await;
+        let approver = api::key(&walk.api.app, KeyKind::Operator, None).await;
+        let said = json!({ "not_executed": true, "evidence": "their support has looked", "approver": approver });
+        walk.changes("POST /v1/admin/jobs/{id}/resolve", &[&intent], said, "job.resolved").await;
+
+        assert_eq!(walk.taken, changing_routes(), "each route that changes something is walked here");
+        let all = Value::from(walk.rows().await).to_string();
+        for secret in ["hunter2", "jo@", "ANN@", approver.split('_').nth(3).unwrap()] {
+            assert!(!all.contains(secret), "{secret} is in the log");
+        }
+        assert!(all.contains("j***@example.com"));
+    }
+
+    async fn a_row_says_what_was_and_what_is_and_by_whom(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let (own, tenant) = api.tenant("Own").await;
+        let program = api.program(&tenant).await;
+        api.clock.advance_secs(60);
+        let path = format!("{PROGRAMS}/{program}");
+        let (status, _) = api.call(&tenant, Method::PATCH, &path, &json!({ "name": "Friends" })).await;
+        assert!(status.is_success());
+
+        let rows = listed(&api, &tenant, &format!("&object={program}")).await;
+        let [updated, created] = rows.as_slice() else { panic!("{rows:?}") };
+        let actor = format!("key_{}", tenant.split('_').nth(2).unwrap());
+        for row in [updated, created] {
+            assert_eq!((&row["actor"], &row["actor_kind"]), (&json!(actor), &json!("organization")));
+            assert_eq!((&row["organization_id"], &row["actor_organization_id"]), (&json!(own), &json!(own)));
+            assert!(row["request_id"].as_str().unwrap().starts_with("req_"), "{row}");
+        }
+        assert_eq!((&created["action"], &created["before"]), (&json!("program.created"), &Value::Null));
+        assert_eq!(created["after"]["name"], json!("Launch Partners"));
+        assert_eq!(created["at"], json!("2025-06-15T15:06:40Z"));
+        assert_eq!(updated["before"], created["after"]);
+        assert_eq!(updated["after"]["name"], json!("Friends"));
+    }
+
+    async fn an_organization_reads_of_its_own_and_an_operator_of_all(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let (own, tenant) = api.tenant("Own").await;
+        let (_, other) = api.tenant("Other").await;
+        let (mine, theirs) = (api.program(&tenant).await, api.program(&other).await);
+        let told = listed(&api, &tenant, "").await;
+        assert!(told.iter().all(|row| row["organization_id"] == json!(own)), "{told:?}");
+        assert!(told.iter().any(|row| row["object"] == json!(mine)));
+        assert_eq!(listed(&api, &tenant, &format!("&object={theirs}")).await, [Value::Null; 0]);
+        let all = listed(&api, &api.operator, "").await;
+        assert!([&mine, &theirs].iter().all(|id| all.iter().any(|row| row["object"] == json!(id))));
+        let ids: Vec<&str> = all.iter().map(|row| row["id"].as_str().unwrap()).collect();
+        assert!(ids.is_sorted_by(|newer, older| newer > older), "newest first: {ids:?}");
+
+        let client = json!({ "kind": "organization", "organization_id": own, "scopes": ["write"] });
+        let writer = api.create(&api.operator, "/v1/admin/keys", client).await;
+        let refused = api.refusal(writer["key"].as_str().unwrap(), Method::GET, "/v1/admin/audit", &Value::Null).await;
+        assert_eq!(refused, (403, "FORBIDDEN".to_owned()));
+    }
+
+    async fn filters_narrow_and_wrong_ones_are_refused(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let (_, tenant) = api.tenant("Own").await;
+        api.program(&tenant).await;
+        api.clock.advance_secs(100);
+        api.program(&tenant).await;
+        let count = async |filter: &str| listed(&api, &api.operator, filter).await.len();
+        let all = count("").await;
+        assert_eq!(count("&action=program.created").await, 2);
+        assert_eq!(count("&action=program.created&since=2025-06-15T15:08:20Z").await, 1);
+        assert_eq!(count("&since=2025-06-15T15:08:20.000001Z").await, 0);
+        assert_eq!(count("&since=2025-06-15T15:06:40Z").await, all);
+        assert_eq!(count("&actor=console").await, all - 3, "the organization and two programs were not made there");
+        assert_eq!(count("&object=prog_nobody").await, 0);
+        for (filter, code) in [
+            ("object=", "INVALID_OBJECT"),
+            ("actor=%00", "INVALID_ACTOR"),
+            ("action=a%20b", "INVALID_ACTION"),
+            ("since=yesterday", "INVALID_SINCE"),
+            ("cursor=x", "INVALID_CURSOR"),
+        ] {
+            let path = format!("/v1/admin/audit?{filter}");
+            let refused = api.refusal(&api.operator, Method::GET, &path, &Value::Null).await;
+            assert_eq!(refused, (400, code.to_owned()), "{filter}");
+        }
+    }
+
+    async fn what_was_refused_leaves_no_row_and_no_row_is_changed_or_removed(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let (own, tenant) = api.tenant("Own").await;
+        let program = api.program(&tenant).await;
+        let path = format!("{PROGRAMS}/{program}/enrollments");
+        api.create(&tenant, &path, json!({ "email": "ann@example.com", "code": "ANN" })).await;
+        let before = listed(&api, &api.operator, "").await;
+        // Refused after the enrollment's row was written: its transaction takes everything back.
+        let taken = api.refusal(&tenant, Method::POST, &path, &json!({ "email": "b@example.com", "code": "ANN" })).await;
+        assert_eq!(taken, (409, "CODE_TAKEN".to_owned()));
+        let expiry = json!({ "kind": "organization", "organization_id": own, "expires_at": "2020-01-01T00:00:00Z" });
+        api.refusal(&tenant, Method::POST, "/v1/admin/keys", &expiry).await;
+        assert_eq!(listed(&api, &api.operator, "").await, before);
+
+        for statement in ["UPDATE audit SET actor = 'nobody'", "DELETE FROM audit"] {
+            let mut tx = db.db.begin().await.unwrap();
+            let error = tx.q(statement).exec().await.unwrap_err();
+            assert!(error.to_string().contains("append-only"), "{error}");
+            tx.rollback().await.unwrap();
+        }
+        assert_eq!(listed(&api, &api.operator, "").await, before);
+    }
+
+    async fn the_command_line_is_named_as_the_console(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let mut tx = db.db.begin().await.unwrap();
+        tx.q("INSERT INTO inbox (id, provider, endpoint_id, project_id, account, livemode, provider_event_id, event_type,
+                  received_at_us, source, state, attempts, next_attempt_at_us, body, body_sha256)
+              VALUES ('in_1', 'stripe', 'ep_1', 'proj_default', '', $1, 'evt_1', 'x', 0, 'webhook', 'parked', 8, 0, $2, $2)")
+            .bind(false)
+            .bind([0_u8; 32].as_slice())
+            .exec()
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        events::retry(&api.app, &Principal::console(), "in_1").await.unwrap();
+        let refused = events::retry(&api.app, &Principal::console(), "in_1").await.unwrap_err();
+        assert_eq!(refused.code(), "INVALID_STATE");
+        let told: BTreeMap<i64, String> = rows(
+            &db.db,
+            "SELECT COUNT(*), actor || ' ' || actor_kind || ' ' || request_id FROM audit
+             WHERE object = 'in_1' GROUP BY actor, actor_kind, request_id",
+        )
+        .await
+        .into_iter()
+        .collect();
+        assert_eq!(told, BTreeMap::from([(1, "console console cli".to_owned())]));
+    }
+}
