@@ -21,9 +21,7 @@ fn text(key: &CounterKey) -> String {
         CounterKey::Sales(enrollment, currency) => {
             ["sales", enrollment.as_str(), currency.as_str()].join("/")
         }
-        CounterKey::Payments(enrollment, customer) => {
-            ["payments", enrollment.as_str(), customer].join("/")
-        }
+        CounterKey::Payments(enrollment, customer) => ["payments", enrollment.as_str(), customer].join("/"),
     }
 }
 
