@@ -321,11 +321,12 @@ impl From<DecideError> for Refusal {
                 Self::invalid("INVALID_AMOUNT", "amount_cents", error.to_string())
             }
             DecideError::KeyReused => Self::conflict("IDEMPOTENCY_MISMATCH", error.to_string()),
-            DecideError::Merging => Self::conflict("SALE_MERGING", error.to_string()),
+            DecideError::Merging | DecideError::Uncounted(_) => {
+                Self::conflict("SALE_MERGING", error.to_string())
+            }
             DecideError::Frozen => Self::conflict("ATTRIBUTION_FROZEN", error.to_string()),
             DecideError::Store(error) => Self::Store(error),
             DecideError::Fold(_) => Self::conflict("NOT_COMPUTABLE", error.to_string()),
-            DecideError::Uncounted(_) => Self::conflict("SALE_MERGING", error.to_string()),
         }
     }
 }
