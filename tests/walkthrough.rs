@@ -1,11 +1,11 @@
 //! The walk-through of the README, run as it is written: what it tells a person to type is typed into one
-//! shell, and what it says they will see is what they see.
+//! shell, and what it says they will see is what they see. And the links between the documents.
 //!
 //! The shell blocks of the section run in order. A block of `json` or `text` behind one is its output, in
 //! which `…` stands for ids, times and secrets. Only the two ports are others.
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
-use std::{env, fs, net::TcpListener, path::Path, process::Command};
+use std::{collections::BTreeSet, env, fs, net::TcpListener, path::Path, process::Command};
 
 const README: &str = include_str!("../README.md");
 const SECTION: &str = "## A program from beginning to end";
@@ -131,6 +131,41 @@ fn the_walk_through_of_the_readme_does_what_it_says() {
     let log = fs::read_to_string(directory.path().join("remit.log")).unwrap_or_default();
     assert!(ran.status.success(), "{}: {out}\n{err}\n{log}", ran.status);
     assert_eq!(out.matches(SEPARATOR).count(), steps.len());
+}
+
+/// The anchors that GitHub makes of the headings of a document.
+fn anchors(document: &str) -> BTreeSet<String> {
+    let headings = document.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        text.chars().filter(|letter| letter.is_alphanumeric() || "-_".contains(*letter)).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+/// Where the links of a document lead, but for those to other hosts.
+fn links(document: &str) -> Vec<&str> {
+    let targets = document.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://")).collect()
+}
+
+#[test]
+fn every_link_between_the_documents_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = vec![root.join("README.md"), root.join("ARCHITECTURE.md"), root.join("CHANGELOG.md")];
+    documents.extend(fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let mut followed = 0;
+    for path in documents {
+        let document = fs::read_to_string(&path).unwrap();
+        for link in links(&document) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { path.with_file_name("").join(file) };
+            let text = fs::read_to_string(&target).unwrap_or_else(|_| panic!("{}: {link}", path.display()));
+            assert!(anchor.is_empty() || anchors(&text).contains(anchor), "{}: {link}", path.display());
+            followed += 1;
+        }
+    }
+    assert!(followed > 10, "{followed}");
 }
 
 #[test]

@@ -19,7 +19,8 @@ use super::{
 };
 
 /// The settings of a node that pays.
-const LIVE: &[(&str, &str)] = &[("REMIT_PAYOUTS__LIVE", "true"), ("REMIT_STRIPE__SECRET_KEY", "sk_test_boxes")];
+const LIVE: &[(&str, &str)] =
+    &[("REMIT_PAYOUTS__LIVE", "true"), ("REMIT_STRIPE__SECRET_KEY", "sk_test_boxes")];
 
 /// The answer to a request of the owner's, which must succeed.
 async fn owner(site: &Site, method: Method, path: &str, body: &Value) -> Value {
@@ -55,8 +56,10 @@ async fn earned(site: &Site, reports: &[Value]) -> Vec<Value> {
 
 /// Names ann's account and what the program pays from.
 async fn may_be_paid(site: &Site) {
-    let affiliate = owner(site, Method::GET, &site.path(&format!("enrollments/{}", site.ann)), &Value::Null).await;
-    let path = format!("/v1/admin/organizations/{}/payout-account", affiliate["affiliate_org_id"].as_str().unwrap());
+    let affiliate =
+        owner(site, Method::GET, &site.path(&format!("enrollments/{}", site.ann)), &Value::Null).await;
+    let path =
+        format!("/v1/admin/organizations/{}/payout-account", affiliate["affiliate_org_id"].as_str().unwrap());
     let account = json!({"provider": "stripe", "account_id": "acct_ann"});
     let (status, answer) = site.api.call(&site.api.operator, Method::PUT, &path, &account).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
@@ -155,6 +158,26 @@ on_each_engine! {
             let path = format!("{PROGRAMS}/{}", site.program);
             let refusal = site.api.refusal(&site.key, Method::PATCH, &path, &json!({"commission": wrong})).await;
             assert_eq!(refusal, (400, "INVALID_COMMISSION".to_owned()), "{wrong}");
+        }
+    }
+
+    async fn every_example_of_the_document_about_programs_is_taken(db: TestDb) {
+        const DOCUMENT: &str = include_str!("../../docs/programs.md");
+        let site = Site::open(&db.db, json!({})).await;
+        let examples: Vec<&str> =
+            DOCUMENT.split("```json\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        assert!(examples.len() >= 8, "{}", examples.len());
+        for example in examples {
+            let fields: Value = serde_json::from_str(example).unwrap();
+            let shown = change(&site, fields.clone()).await;
+            for field in ["type", "bps", "amount_cents", "max_months", "max_payments", "basis", "tiers"] {
+                if let Some(value) = fields["commission"].get(field) {
+                    assert_eq!(shown["commission"][field], *value, "{example}");
+                }
+            }
+            for (field, value) in [("upline_bps", &fields["upline_bps"]), ("product_rates", &fields["commission"]["products"])] {
+                assert!(value.is_null() || shown[field] == *value, "{example}");
+            }
         }
     }
 
