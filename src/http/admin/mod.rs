@@ -41,8 +41,8 @@ pub fn router() -> OpenApiRouter<App> {
         .merge(operations::router())
         .merge(jobs::router())
         .merge(audit::router())
-        .merge(OpenApiRouter::from(analytics::router()))
-        .merge(OpenApiRouter::from(exports::router()))
+        .merge(analytics::router())
+        .merge(exports::router())
 }
 
 /// `{"data": {…}}`.

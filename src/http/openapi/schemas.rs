@@ -15,7 +15,7 @@ use crate::{
         ids::{
             AccountId, AuditId, ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId,
             EntryId, FindingId, HoldId, IdempotencyId, InboxId, IntentId, JobId, KeyId, LotId,
-            OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId,
+            OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId, TouchpointId,
         },
         intent::{IntentKind, IntentState},
         job::JobState,
@@ -72,7 +72,7 @@ ids! {
     AccountId, AuditId, ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId, EntryId, FindingId,
     HoldId, IdempotencyId,
     InboxId, IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId,
-    RunId, SaleId,
+    RunId, SaleId, TouchpointId,
 }
 
 macro_rules! word_lists {
@@ -151,6 +151,8 @@ texts! {
     Email(3..=254, r"^\s*[^\s\x00-\x1f\x7f-\x9f@+][^\s\x00-\x1f\x7f-\x9f]*@[^\s\x00-\x1f\x7f-\x9f@]+\s*$")
     /// An affiliate's code.
     ReferralCode(2..=64, "^[A-Za-z0-9_-]+$")
+    /// Who visits a website: an id without blanks around it.
+    VisitorId(1..=200, r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$")
     /// The id of an order at the one who reports it.
     ExternalId(1..=200, r"^[^\x00-\x1f\x7f-\x9f]+$")
     /// A signing secret of a webhook endpoint.
