@@ -29,9 +29,7 @@ use crate::{
 };
 
 pub(super) fn router() -> OpenApiRouter<Client> {
-    OpenApiRouter::new()
-        .routes(routes!(record, ask_to_record))
-        .routes(routes!(identify, ask_to_identify))
+    OpenApiRouter::new().routes(routes!(record, ask_to_record)).routes(routes!(identify, ask_to_identify))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -1,7 +1,7 @@
 //! How the words of the lower layers look in the description. They know nothing of OpenAPI, so their
 //! schemas are here.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
@@ -23,6 +23,7 @@ use crate::{
         money::{BasisPoints, Currency},
         payout::{OnTransferReversed, PayoutSchedule, PayoutState, Skip},
         program::{EnrollmentStatus, ProgramStatus},
+        terms::Position,
         time::Timestamp,
     },
     store::{
@@ -158,6 +159,25 @@ texts! {
     /// A signing secret of a webhook endpoint.
     SigningSecret(8..=512, r"^[^\s\x00-\x1f\x7f-\x9f]+$")
 }
+
+impl PartialSchema for Position {
+    fn schema() -> RefOr<Schema> {
+        let whole = |least: i64| json!({"type": "integer", "format": "int64", "minimum": least});
+        let of = |among: &str, fields: [(&str, Value); 2]| {
+            let fields = fields.map(|(name, schema)| (name.to_owned(), schema));
+            let mut properties = serde_json::Map::from_iter(fields);
+            properties.insert("among".to_owned(), json!({"type": "string", "enum": [among]}));
+            json!({"type": "object", "properties": properties})
+        };
+        let time = json!({"type": "string", "format": "date-time"});
+        super::program::schema(json!({"oneOf": [
+            of("sales", [("count", whole(0)), ("revenue", whole(0))]),
+            of("payments", [("number", whole(1)), ("first_paid_at", time)]),
+        ]}))
+    }
+}
+
+impl ToSchema for Position {}
 
 /// The states of a conversion in the words of its owner (`semantics.md`, "Views").
 pub struct ConversionStatus;
