@@ -18,8 +18,10 @@ use crate::{
 
 fn text(key: &CounterKey) -> String {
     match key {
-        CounterKey::Sales(enrollment, currency) => format!("sales/{enrollment}/{currency}"),
-        CounterKey::Payments(enrollment, customer) => format!("payments/{enrollment}/{customer}"),
+        CounterKey::Sales(enrollment, currency) => {
+            ["sales", enrollment.as_str(), currency.as_str()].join("/")
+        }
+        CounterKey::Payments(enrollment, customer) => ["payments", enrollment.as_str(), customer].join("/"),
     }
 }
 
