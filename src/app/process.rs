@@ -25,6 +25,7 @@ use crate::{
         fact::{Fact, Subject},
         ids::{ProjectId, SaleId},
         ledger::Cause,
+        program::normalise_code,
         retry,
         time::Timestamp,
     },
@@ -33,7 +34,7 @@ use crate::{
     store::{
         StoreError, Tx,
         inbox::{self, ClaimedEvent, InboxState, Processed},
-        jobs,
+        jobs, programs,
         refold::{self, Reaching},
         sales, transfers,
     },
@@ -489,8 +490,9 @@ async fn load_touched(
 /// The carriers of which this batch tells a new code or an end: all their sales are folded again. Codes
 /// that are known already, as at every renewal, are no news.
 ///
-/// That a known code was told earlier than known is news where the time decides: between several codes,
-/// and for a customer, whose code speaks only for sales from about then on.
+/// That a known code was told earlier than known is news where the time decides: between several codes, of
+/// a code that was retired meanwhile, and for a customer, whose code speaks only for sales from about then
+/// on.
 async fn news_of_carriers(
     tx: &mut Tx,
     told: &[(&Scope, &Fact, &Translated)],
@@ -499,6 +501,7 @@ async fn news_of_carriers(
     let mut known = Book::default();
     sales::load_hints(tx, carriers, &mut known).await?;
     let mut reaching = Reaching::new();
+    let mut only_earlier: Vec<(&ProjectId, String, SubjectKey, Cause)> = Vec::new();
     for (scope, fact, event) in told {
         let cause = || Cause::Event(event.id.clone());
         match fact {
@@ -515,6 +518,8 @@ async fn news_of_carriers(
                 let is_of_customer = matches!(subject, Subject::Customer(_));
                 if is_first || is_of_customer || !is_only_code {
                     reaching.entry(key.clone()).or_default().insert(cause());
+                } else {
+                    only_earlier.push((&scope.project_id, normalise_code(&hint.code), key.clone(), cause()));
                 }
                 known.insert_hint(key, hint.clone());
             }
@@ -536,6 +541,13 @@ async fn news_of_carriers(
             | Fact::BankPayout(_)
             | Fact::ChargeSeen(_)
             | Fact::FundsAvailable { .. } => {}
+        }
+    }
+    let told_earlier = only_earlier.iter().map(|(project, code, ..)| (*project, code.as_str())).collect();
+    let retired = programs::retired_codes(tx, &told_earlier).await?;
+    for (project, code, key, cause) in only_earlier {
+        if retired.contains(&(project.clone(), code)) {
+            reaching.entry(key).or_default().insert(cause);
         }
     }
     Ok(reaching)

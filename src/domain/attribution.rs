@@ -200,8 +200,10 @@ pub fn attribute(
         });
     for basis in candidates {
         let code = basis.code().unwrap_or_default().to_owned();
-        match directory.enrollment_for(owner, &code, paid_at) {
+        match directory.enrollment_for(owner, &code, told_at(&basis, paid_at), paid_at) {
             Ok(enrollment) => {
+                // Every renewal tells its subscription's code again; one that bound it is not refused.
+                found.refused.retain(|(refused, _)| *refused != code);
                 found.to = Some((enrollment.id.clone(), basis));
                 return found;
             }
@@ -217,6 +219,16 @@ pub fn attribute(
     }
     found.to = by_touch(owner, paid_at, hints, directory);
     found
+}
+
+/// When a code was told, which must be before it was retired. One of the sale itself counts as told when it
+/// was paid. What was told for a subscription or customer bound them then: that the code is retired later
+/// ends no renewal (`semantics.md`, "First / last touch").
+fn told_at(basis: &Basis, paid_at: Timestamp) -> Timestamp {
+    match basis {
+        Basis::SubscriptionCode(hint) | Basis::CustomerCode(hint) => hint.at,
+        Basis::SaleCode(_) | Basis::Decision(_) | Basis::EarlierTouch(..) | Basis::Touch(_) => paid_at,
+    }
 }
 
 /// Who referred the sale by a link: the touchpoint that had won at the first payment of the same

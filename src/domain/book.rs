@@ -165,6 +165,9 @@ pub struct Sale {
     pub causes: BTreeSet<Cause>,
     /// Flags of a sale merged into this one, by enrollment.
     pub inherited_flags: BTreeMap<EnrollmentId, BTreeMap<Stop, Flag>>,
+    /// The place that a sale merged into this one had among others, by enrollment: they are one payment,
+    /// and it must not be counted as coming after itself.
+    pub inherited_positions: BTreeMap<EnrollmentId, Position>,
 }
 
 impl Sale {
@@ -183,6 +186,7 @@ impl Sale {
             commissions: Vec::new(),
             causes: BTreeSet::new(),
             inherited_flags: BTreeMap::new(),
+            inherited_positions: BTreeMap::new(),
         }
     }
 
@@ -208,9 +212,9 @@ impl Sale {
         carriers.collect()
     }
 
-    /// The earliest time that a provider gave for its money.
-    fn first_paid_at(&self) -> Option<Timestamp> {
-        self.facts.payments.values().map(|payment| payment.at).min()
+    /// When its facts say that it was paid.
+    fn paid_at(&self) -> Option<Timestamp> {
+        Some(self.facts.summary().ok()??.paid_at)
     }
 
     /// Whose payments this one is counted among: the provider's customer, else the subscription it pays.
@@ -592,6 +596,14 @@ impl Book {
             let flags = inherited.entry(commission.enrollment_id.clone()).or_default();
             Flag::inherit(flags, &commission.flags);
         }
+        let mut positions: Vec<(EnrollmentId, Position)> =
+            std::mem::take(&mut loser.inherited_positions).into_iter().collect();
+        positions.extend(
+            loser
+                .commissions
+                .iter()
+                .filter_map(|commission| Some((commission.enrollment_id.clone(), commission.position?))),
+        );
         loser.merged_into = Some(survivor_id.clone());
         let causes = loser.causes.clone();
         let received_at = loser.received_at;
@@ -610,6 +622,10 @@ impl Book {
             for (enrollment, flags) in inherited {
                 Flag::inherit(survivor.inherited_flags.entry(enrollment).or_default(), &flags);
             }
+            for (enrollment, position) in positions {
+                let known = survivor.inherited_positions.entry(enrollment).or_insert(position);
+                *known = known.earlier(position);
+            }
         }
         survivor_id
     }
@@ -619,39 +635,37 @@ impl Book {
     /// (`rulings.md` 9).
     ///
     /// # Errors
-    /// [`FoldError`] when an amount does not fit, or when a rule counts what was not loaded; then nothing of
-    /// the batch may be written.
+    /// [`FoldError`] when an amount does not fit, or when a rule counts what was not loaded; then the book is
+    /// as it was, and nothing of the batch may be written.
     pub fn fold(
         &mut self,
         directory: &Directory,
         now: Timestamp,
         merge_grace_s: i64,
     ) -> Result<Vec<Folded>, FoldError> {
-        let mut dirty: Vec<(Option<Timestamp>, SaleId)> = std::mem::take(&mut self.dirty)
-            .into_iter()
-            .map(|id| (self.sales.get(&id).and_then(Sale::first_paid_at), id))
-            .collect();
-        dirty.sort();
-        let mut tallies = std::mem::take(&mut self.tallies);
-        let mut results = Vec::new();
-        for (_, id) in dirty {
-            let Some(sale) = self.sales.get(&id) else { continue };
-            let folded = self.fold_sale(sale, directory, &mut tallies, now, merge_grace_s)?;
-            if let Some(sale) = self.sales.get_mut(&id) {
-                for posted in &folded.posted {
-                    let commission = posted.commission.clone();
-                    match sale.commissions.iter_mut().find(|known| known.id == commission.id) {
-                        Some(known) => *known = commission,
-                        None => sale.commissions.push(commission),
-                    }
-                }
-            }
-            results.push(folded);
+        let mut dirty: Vec<(Option<Timestamp>, &Sale)> =
+            self.dirty_sales().map(|sale| (sale.paid_at(), sale)).collect();
+        dirty.sort_by(|(a_at, a), (b_at, b)| (a_at, &a.id).cmp(&(b_at, &b.id)));
+        let mut tallies = self.tallies.clone();
+        let mut results = Vec::with_capacity(dirty.len());
+        for (_, sale) in dirty {
+            results.push(self.fold_sale(sale, directory, &mut tallies, now, merge_grace_s)?);
         }
         let missing = tallies.take_missing();
         if !missing.is_empty() {
             return Err(FoldError::Uncounted(missing));
         }
+        for folded in &results {
+            let Some(sale) = self.sales.get_mut(&folded.sale_id) else { continue };
+            for posted in &folded.posted {
+                let commission = posted.commission.clone();
+                match sale.commissions.iter_mut().find(|known| known.id == commission.id) {
+                    Some(known) => *known = commission,
+                    None => sale.commissions.push(commission),
+                }
+            }
+        }
+        self.dirty.clear();
         self.tallies = tallies;
         Ok(results)
     }
@@ -694,10 +708,7 @@ impl Book {
                 .find(|commission| commission.level == 0 && commission.enrollment_id == *owed_to);
             match (known, directory.membership(owed_to)) {
                 (Some(known), Some((enrollment, program))) => {
-                    if let Some(version) = program.terms_at(summary.paid_at) {
-                        let terms = || enrollment.terms_of(version, summary.paid_at);
-                        known.paid_from(summary.paid_at, version.version, terms);
-                    }
+                    refreeze(known, sale, enrollment, program, summary, tallies);
                 }
                 (None, Some((enrollment, program))) => {
                     commissions.extend(new_commission(sale, enrollment, program, summary, tallies)?);
@@ -718,11 +729,15 @@ impl Book {
         for mut commission in levels_0 {
             let is_owed = sale.merged_into.is_none() && is_direct(&commission);
             Self::inherit_flags(sale, &mut commission);
-            // Only what is owed is counted among the customer's payments.
+            inherit_position(sale, &mut commission);
+            // Only what is owed is counted among the customer's payments; once it is, it stays with the
+            // customer that it was counted for.
+            let is_placed = commission.position.is_some();
             commission.customer_key = commission
                 .customer_key
                 .take()
-                .or_else(|| commission.position.map(|_| sale.customer_key()))
+                .filter(|_| is_placed)
+                .or_else(|| Some(sale.customer_key()))
                 .filter(|_| is_owed && commission.terms.standing() == Some(Standing::AmongPayments));
             let place = match &summary {
                 Some(summary) if is_owed => tallies.place(sale, &commission, summary),
@@ -885,15 +900,49 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// The decisions about the commission, in order of time.
+    /// The decisions about the commission, in order of time. People decide about the direct one, and what
+    /// they decide reaches the sponsors through it; an affiliate can have been either on the same sale.
     fn decisions_of(&self, commission: &Commission) -> Vec<Decision> {
-        let about = |decision: &&Decision| decision.enrollment_id == commission.enrollment_id;
+        let about = |decision: &&Decision| {
+            decision.enrollment_id == commission.enrollment_id
+                && (commission.level == 0 || decision.kind == DecisionKind::TransferClawback)
+        };
         self.sale.decisions.iter().filter(about).cloned().collect()
     }
 }
 
+/// Takes the place of a sale that was merged into this one, if that was earlier.
+fn inherit_position(sale: &Sale, commission: &mut Commission) {
+    if let Some(inherited) = sale.inherited_positions.get(&commission.enrollment_id) {
+        let known = commission.position.unwrap_or(*inherited);
+        commission.position = Some(known.earlier(*inherited));
+    }
+}
+
+/// Reads the terms of a known commission again, where better facts say that it was paid at another time;
+/// or, while it waits and nothing was accrued, where the customer's first payment has frozen them since.
+fn refreeze(
+    known: &mut Commission,
+    sale: &Sale,
+    enrollment: &Enrollment,
+    program: &Program,
+    summary: &Summary,
+    tallies: &mut Tallies,
+) {
+    let is_waiting = known.position.is_none() && known.revision == 0 && !known.claimed;
+    if is_waiting
+        && program.follows_customers()
+        && let Some(first) = tallies.first_payment(&enrollment.id, &sale.customer_key())
+    {
+        known.paid_at = summary.paid_at;
+        (known.terms, known.terms_version) = (first.terms.clone(), first.terms_version);
+    } else if let Some(version) = program.terms_at(summary.paid_at) {
+        known.paid_from(summary.paid_at, version.version, || enrollment.terms_of(version, summary.paid_at));
+    }
+}
+
 /// The direct commission of a sale that has none for this enrollment yet; `None` if it would earn nothing
-/// and no rule has to say why.
+/// and no rule has to say why, or to count it.
 fn new_commission(
     sale: &Sale,
     enrollment: &Enrollment,
@@ -937,9 +986,12 @@ fn new_commission(
         customer_key: customer_key.filter(|_| is_followed),
         counted: None,
     };
+    inherit_position(sale, &mut commission);
     let place = tallies.place(sale, &commission, summary);
     let earned = commission.terms.earned(summary, place.as_ref())?;
-    if earned.amount == 0 && earned.limit.is_none() && !summary.is_event {
+    // What earns nothing is still a sale that the rules of later ones count; a trial is none.
+    let is_counted = commission.terms.standing().is_some() && summary.amount > 0;
+    if earned.amount == 0 && !is_counted && !summary.is_event {
         return Ok(None);
     }
     (commission.currency, commission.base, commission.amount) = (earned.currency, earned.base, earned.amount);

@@ -250,11 +250,13 @@ pub enum NoAttribution {
 }
 
 impl Directory {
-    /// The enrollment that `code` earns for at `paid_at`.
+    /// The enrollment that `code` earns for at `paid_at`: the code must have been issued by then, and not
+    /// been retired when it was told.
     pub fn enrollment_for(
         &self,
         owner: &OrganizationId,
         code: &str,
+        told_at: Timestamp,
         paid_at: Timestamp,
     ) -> Result<&Enrollment, NoAttribution> {
         let known =
@@ -265,7 +267,7 @@ impl Directory {
         if program.organization_id != *owner {
             return Err(NoAttribution::UnknownCode);
         }
-        if paid_at < known.valid_from || known.valid_to.is_some_and(|end| paid_at >= end) {
+        if paid_at < known.valid_from || known.valid_to.is_some_and(|end| told_at >= end) {
             return Err(NoAttribution::CodeNotValid);
         }
         earns_at(enrollment, program, paid_at)?;

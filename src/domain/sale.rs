@@ -411,7 +411,9 @@ impl SaleFacts {
                 .iter()
                 .find(|(_, payment)| !payment.items.is_empty())
                 .map_or_else(Vec::new, |(_, payment)| payment.items.clone()),
-            is_event: false,
+            // Only the owner's own reports are of events that cost nothing; an invoice of nothing is a trial.
+            is_event: amount == 0
+                && told.first().is_some_and(|(object, _)| object.kind == ObjectKind::External),
             stops: self.stops(),
             oddities,
         }))

@@ -98,7 +98,7 @@ on_each_engine! {
 
         let at = |micros| Timestamp::from_micros(micros);
         let referred = |code, micros| {
-            directory.enrollment_for(&owner("org_a"), code, at(micros)).map(|found| found.id.clone())
+            directory.enrollment_for(&owner("org_a"), code, at(micros), at(micros)).map(|found| found.id.clone())
         };
         assert_eq!(referred(" ONE ", 100), Ok(enrollment("par_1")));
         assert_eq!(referred("one", 200), Err(NoAttribution::EnrollmentNotActive));

@@ -212,3 +212,64 @@ fn codes_told_at_the_same_time_have_one_order() {
     }
     assert_eq!(orders, BTreeMap::from([(Some(to("ann", "customer")), 3)]));
 }
+
+/// Ann's code is retired a day after [`PAID_AT`], and issued a day before it.
+fn with_a_code_of_two_days() -> Directory {
+    let mut directory = directory();
+    let code = directory.codes.get_mut(&(owner(), "ann".to_owned())).unwrap();
+    code.valid_from = PAID_AT.plus_days(-1);
+    code.valid_to = Some(PAID_AT.plus_days(1));
+    directory
+}
+
+#[test]
+fn a_code_that_bound_a_subscription_or_customer_binds_renewals_after_it_was_retired() {
+    let mut directory = with_a_code_of_two_days();
+    let bound = [
+        Hints { subscription: vec![metadata("ann")], ..Hints::default() },
+        Hints { customer: vec![metadata("ann")], ..Hints::default() },
+        // A renewal tells the code of its subscription as its own, too.
+        Hints { sale: vec![metadata("ann")], subscription: vec![metadata("ann")], ..Hints::default() },
+    ];
+    for hints in &bound {
+        let found = attribute(&owner(), PAID_AT.plus_days(365), &[], hints, &directory);
+        assert_eq!(found.to.map(|(id, _)| id), Some(enrollment("ann")), "{hints:?}");
+        assert_eq!(found.refused, []);
+    }
+    // Who was suspended meanwhile earns nothing new.
+    let ann = directory.enrollments.get_mut(&enrollment("ann")).unwrap();
+    ann.statuses.push(Dated { at: PAID_AT.plus_days(2), value: EnrollmentStatus::Suspended });
+    for hints in &bound {
+        assert_eq!(attribute(&owner(), PAID_AT.plus_days(365), &[], hints, &directory).to, None);
+    }
+}
+
+#[test]
+fn a_code_that_was_retired_before_it_was_told_binds_nothing() {
+    let directory = with_a_code_of_two_days();
+    let late = hint(HintSource::Metadata(0), "ann", 86_400);
+    for hints in [
+        Hints { subscription: vec![late.clone()], ..Hints::default() },
+        Hints { customer: vec![late.clone()], ..Hints::default() },
+    ] {
+        assert_eq!(attribute(&owner(), PAID_AT.plus_days(2), &[], &hints, &directory).to, None, "{hints:?}");
+    }
+}
+
+#[test]
+fn a_code_told_before_it_was_issued_earns_from_then_on() {
+    let directory = with_a_code_of_two_days();
+    let hints =
+        Hints { subscription: vec![hint(HintSource::Metadata(0), "ann", -100 * 86_400)], ..Hints::default() };
+    let to = |paid_at| attribute(&owner(), paid_at, &[], &hints, &directory).to.map(|(id, _)| id);
+    assert_eq!(to(PAID_AT.plus_days(-2)), None);
+    assert_eq!(to(PAID_AT.plus_days(300)), Some(enrollment("ann")));
+}
+
+#[test]
+fn a_code_of_the_sale_itself_must_be_valid_when_it_is_paid() {
+    let directory = with_a_code_of_two_days();
+    let hints = Hints { sale: vec![metadata("ann")], ..Hints::default() };
+    let found = attribute(&owner(), PAID_AT.plus_days(1), &[], &hints, &directory);
+    assert_eq!((found.to, found.refused), (None, vec![("ann".to_owned(), NoAttribution::CodeNotValid)]));
+}

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Commission, Finding, Sale};
+use super::{Commission, CommissionState, Finding, Sale};
 use crate::domain::{
     ids::EnrollmentId,
     money::{Currency, Money},
@@ -66,7 +66,7 @@ impl Tallies {
         std::mem::take(&mut self.missing)
     }
 
-    fn get(&mut self, key: CounterKey) -> Option<&Tally> {
+    pub(super) fn get(&mut self, key: CounterKey) -> Option<&Tally> {
         if !self.loaded.contains_key(&key) {
             self.missing.insert(key);
             return None;
@@ -90,11 +90,13 @@ impl Tallies {
         commission: &Commission,
         summary: &Summary,
     ) -> Option<Position> {
-        if commission.position.is_some() {
-            return commission.position;
+        let standing = commission.terms.standing()?;
+        // Better facts about when it was paid may have brought terms that ask for another kind of place.
+        if let Some(stored) = commission.position.filter(|stored| stored.standing() == standing) {
+            return Some(stored);
         }
         let enrollment = commission.enrollment_id.clone();
-        match commission.terms.standing()? {
+        match standing {
             Standing::AmongSales => {
                 let tally = self.get(CounterKey::Sales(enrollment, summary.currency))?;
                 Some(Position::Sales { count: tally.count, revenue: tally.revenue })
@@ -112,29 +114,28 @@ impl Tallies {
     /// finding tells of a sale that was placed after sales that were paid later.
     pub(super) fn note(&mut self, sale: &Sale, after: &Commission) -> Option<Finding> {
         let before = sale.commissions.iter().find(|before| before.id == after.id);
-        let is_new = after.position.is_some() && before.is_none_or(|before| before.position.is_none());
-        let key = match after.position? {
-            Position::Sales { .. } => {
-                self.add_sale(before.and_then(|before| before.counted), after);
-                let currency = after.counted.map_or(after.currency, |counted| counted.currency);
-                CounterKey::Sales(after.enrollment_id.clone(), currency)
+        for (commission, sign) in [(before, -1), (Some(after), 1)] {
+            let Some((key, minor)) = commission.and_then(counted_under) else { continue };
+            if let Some(tally) = self.loaded.get_mut(&key) {
+                tally.count = tally.count.saturating_add(sign);
+                tally.revenue = tally.revenue.saturating_add(minor.saturating_mul(sign));
             }
-            Position::Payments { .. } => {
-                let customer = after.customer_key.clone()?;
-                CounterKey::Payments(after.enrollment_id.clone(), customer)
-            }
-        };
-        let tally = self.loaded.get_mut(&key).filter(|_| is_new)?;
-        if let Position::Payments { .. } = after.position? {
-            tally.count = tally.count.saturating_add(1);
-            let is_first = tally.first.as_ref().is_none_or(|first| after.paid_at < first.paid_at);
-            if is_first {
-                tally.first = Some(FirstPayment {
-                    paid_at: after.paid_at,
-                    terms: after.terms.clone(),
-                    terms_version: after.terms_version,
-                });
-            }
+        }
+        let position = after.position?;
+        let is_inherited = sale.inherited_positions.contains_key(&after.enrollment_id);
+        if is_inherited || before.and_then(|before| before.position) == Some(position) {
+            return None;
+        }
+        let (key, _) = counted_under(after)?;
+        let tally = self.loaded.get_mut(&key)?;
+        if position.standing() == Standing::AmongPayments
+            && tally.first.as_ref().is_none_or(|first| after.paid_at < first.paid_at)
+        {
+            tally.first = Some(FirstPayment {
+                paid_at: after.paid_at,
+                terms: after.terms.clone(),
+                terms_version: after.terms_version,
+            });
         }
         let is_late = tally.latest_paid_at.is_some_and(|latest| after.paid_at < latest);
         tally.latest_paid_at = tally.latest_paid_at.max(Some(after.paid_at));
@@ -148,16 +149,21 @@ impl Tallies {
             ),
         })
     }
+}
 
-    /// The difference between what the commission added before and adds now.
-    fn add_sale(&mut self, before: Option<Money>, after: &Commission) {
-        for (money, sign) in [(before, -1), (after.counted, 1)] {
-            let Some(Money { minor, currency }) = money else { continue };
-            let key = CounterKey::Sales(after.enrollment_id.clone(), currency);
-            if let Some(tally) = self.loaded.get_mut(&key) {
-                tally.count = tally.count.saturating_add(sign);
-                tally.revenue = tally.revenue.saturating_add(minor.saturating_mul(sign));
-            }
+/// Where the commission is counted as it stands, and with how much revenue, minor units: what the store
+/// counts, too.
+fn counted_under(commission: &Commission) -> Option<(CounterKey, i64)> {
+    let enrollment = commission.enrollment_id.clone();
+    match commission.position? {
+        Position::Sales { .. } => {
+            let Money { minor, currency } = commission.counted?;
+            Some((CounterKey::Sales(enrollment, currency), minor))
         }
+        // Refunded payments are counted, those that a person turned down are not.
+        Position::Payments { .. } if commission.state != CommissionState::Denied => {
+            Some((CounterKey::Payments(enrollment, commission.customer_key.clone()?), 0))
+        }
+        Position::Payments { .. } => None,
     }
 }

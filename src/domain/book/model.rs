@@ -25,14 +25,14 @@ pub const ENROLLMENTS: [&str; 4] = ["par_ann", "par_bob", "par_cat", "par_dan"];
 /// Every code a story may use; see [`earner_of`].
 pub const CODES: [&str; 8] = ["ann", "bob", "cat", "old", "new", "dan", "nobody", "foreign"];
 
-/// The number of the enrollment that `code` earns for when a sale is paid at `at`.
-pub fn earner_of(code: &str, at: Timestamp) -> Option<usize> {
+/// The number of the enrollment that `code`, told at `told_at`, earns for when a sale is paid at `paid_at`.
+pub fn earner_of(code: &str, told_at: Timestamp, paid_at: Timestamp) -> Option<usize> {
     match code {
         "ann" => Some(0),
         "bob" => Some(1),
         "cat" => Some(2),
-        "old" => (at < TURN).then_some(0),
-        "new" => (at >= TURN).then_some(1),
+        "old" => (told_at < TURN).then_some(0),
+        "new" => (paid_at >= TURN).then_some(1),
         _ => None,
     }
 }
@@ -176,10 +176,13 @@ impl Truth {
             if paid.has_subscription { about(About::Subscription(paid.provider)) } else { Vec::new() };
         let mut customer = if paid.has_customer { about(About::Customer(paid.provider)) } else { Vec::new() };
         customer.retain(|told| told.at.as_secs() - paid.at.as_secs() <= 3_600);
-        own.into_iter()
-            .chain(subscription)
-            .chain(customer)
-            .find_map(|told| earner_of(&told.code.to_lowercase(), paid.at))
+        own.into_iter().chain(subscription).chain(customer).find_map(|told| {
+            let told_at = match told.about {
+                About::Payment(_) => paid.at,
+                About::Subscription(_) | About::Customer(_) => told.at,
+            };
+            earner_of(&told.code.to_lowercase(), told_at, paid.at)
+        })
     }
 
     /// Whether something still stops the money of the payment at the end.

@@ -5,13 +5,15 @@
 //! a hundred thousand. What single rules mean is shown in [`examples`].
 
 mod examples;
+mod positions;
+mod uplines;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
 use super::{
-    model::{Balances, TURN},
+    model::{Balances, ENROLLMENTS, TURN},
     story::{Step, Story, directory, owner},
     *,
 };
@@ -144,8 +146,7 @@ impl Shop {
                 if sale.decisions.iter().all(|known| known.id != decision.id) {
                     sale.decisions.push(decision.clone());
                     if decision.kind == DecisionKind::Approve {
-                        let of_them = |known: &&mut Commission| known.enrollment_id == decision.enrollment_id;
-                        let commissions = sale.commissions.iter_mut().filter(of_them);
+                        let commissions = sale.commissions.iter_mut();
                         commissions.for_each(|commission| commission.clear_flags(&decision.id, now));
                     }
                 }
@@ -155,18 +156,70 @@ impl Shop {
 
     /// Folds, posts, and checks what must be true after every fold. Returns how many entries it posted.
     fn fold(&mut self) -> usize {
-        let folded = self.book.fold(&self.directory, self.now, MERGE_GRACE_S).unwrap();
-        let mut posted_entries = 0;
+        let folded = self.fold_and_post();
+        folded.iter().flat_map(|folded| &folded.posted).map(|posted| posted.entries.len()).sum()
+    }
+
+    /// Folds with what the rules count, which is counted anew each time, as the store does.
+    fn fold_and_post(&mut self) -> Vec<Folded> {
+        let mut wanted: BTreeSet<CounterKey> = BTreeSet::new();
+        let folded = loop {
+            self.book.tallies = Tallies::default();
+            for key in &wanted {
+                self.book.tallies.insert(key.clone(), self.count(key));
+            }
+            match self.book.fold(&self.directory, self.now, MERGE_GRACE_S) {
+                Ok(folded) => break folded,
+                Err(FoldError::Uncounted(keys)) => {
+                    assert!(keys.is_disjoint(&wanted), "{keys:?} were counted");
+                    wanted.extend(keys);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
+        for key in &wanted {
+            let counted = self.count(key);
+            let noted = self.book.tallies.get(key.clone()).unwrap();
+            assert_eq!((noted.count, noted.revenue), (counted.count, counted.revenue), "{key:?}");
+        }
         for posted in folded.iter().flat_map(|folded| &folded.posted) {
             for entry in &posted.entries {
                 self.post(entry);
-                posted_entries += 1;
             }
             let so_far = self.per_commission.entry(posted.commission.id.clone()).or_default();
             so_far.lots += posted.lots.iter().map(|lot| lot.amount).sum::<i64>();
             check_commission(&posted.commission, so_far);
         }
-        posted_entries
+        folded
+    }
+
+    /// What the commissions of the book count under a key.
+    fn count(&self, key: &CounterKey) -> Tally {
+        let all = self.book.sales().flat_map(|sale| &sale.commissions);
+        let mut counted: Vec<&Commission> = match key {
+            CounterKey::Sales(enrollment, currency) => all
+                .filter(|known| known.enrollment_id == *enrollment)
+                .filter(|known| known.counted.is_some_and(|counted| counted.currency == *currency))
+                .collect(),
+            CounterKey::Payments(enrollment, customer) => all
+                .filter(|known| known.enrollment_id == *enrollment && known.position.is_some())
+                .filter(|known| known.customer_key.as_ref() == Some(customer))
+                .filter(|known| known.state != CommissionState::Denied)
+                .collect(),
+        };
+        counted.sort_by_key(|known| (known.paid_at, known.id.clone()));
+        let first = |known: &&Commission| FirstPayment {
+            paid_at: known.paid_at,
+            terms: known.terms.clone(),
+            terms_version: known.terms_version,
+        };
+        let is_of_payments = matches!(key, CounterKey::Payments(..));
+        Tally {
+            count: i64::try_from(counted.len()).unwrap(),
+            revenue: counted.iter().filter_map(|known| known.counted).map(|counted| counted.minor).sum(),
+            latest_paid_at: counted.last().map(|known| known.paid_at),
+            first: counted.first().filter(|_| is_of_payments).map(first),
+        }
     }
 
     fn post(&mut self, entry: &Entry) {

@@ -20,7 +20,10 @@ pub fn upline_target(input: &Input<'_>, direct: &Target, share: BasisPoints) -> 
         return Ok(void(commission, input.voided.unwrap_or(Voided::Reattributed)));
     };
     let amount = share.of(direct.amount)?;
-    let told = if direct.earned > 0 {
+    let told = if direct.state == CommissionState::Denied || direct.state == CommissionState::AwaitingReview {
+        // All of it, also where a payout has taken the sponsor's part already: it carries forward.
+        amount
+    } else if direct.earned > 0 {
         let rest = money::sub(direct.earned, direct.lost.min(direct.earned))?;
         money::sub(amount, money::share(amount, rest, direct.earned)?)?
     } else {

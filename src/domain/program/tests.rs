@@ -48,7 +48,8 @@ fn directory() -> Directory {
 
 /// Whom the code earns for, or why for nobody.
 fn earner(directory: &Directory, code: &str, after_s: i64) -> Result<String, NoAttribution> {
-    let found = directory.enrollment_for(&owner(), code, PAID_AT.plus_secs(after_s));
+    let found =
+        directory.enrollment_for(&owner(), code, PAID_AT.plus_secs(after_s), PAID_AT.plus_secs(after_s));
     found.map(|enrollment| enrollment.id.to_string())
 }
 
@@ -118,7 +119,7 @@ fn a_program_attributes_only_while_it_is_active() {
 fn a_code_of_another_owner_is_unknown_here() {
     let directory = directory();
     let stranger = OrganizationId::parse("org_stranger").unwrap();
-    let found = directory.enrollment_for(&stranger, "ann", PAID_AT);
+    let found = directory.enrollment_for(&stranger, "ann", PAID_AT, PAID_AT);
     assert_eq!(found.map(|it| &it.id), Err(NoAttribution::UnknownCode));
 }
 

@@ -92,6 +92,32 @@ pub enum Limit {
     BelowTiers,
 }
 
+impl Position {
+    /// Which rules it answers.
+    #[must_use]
+    pub const fn standing(&self) -> Standing {
+        match self {
+            Self::Sales { .. } => Standing::AmongSales,
+            Self::Payments { .. } => Standing::AmongPayments,
+        }
+    }
+
+    /// The earlier of two places that the same payment was given before it was known to be one.
+    #[must_use]
+    pub fn earlier(self, other: Self) -> Self {
+        let is_later = match (self, other) {
+            (Self::Sales { count, revenue }, Self::Sales { count: others, revenue: of_others }) => {
+                (others, of_others) < (count, revenue)
+            }
+            (Self::Payments { number, .. }, Self::Payments { number: others, .. }) => others < number,
+            (Self::Sales { .. }, Self::Payments { .. }) | (Self::Payments { .. }, Self::Sales { .. }) => {
+                false
+            }
+        };
+        if is_later { other } else { self }
+    }
+}
+
 impl Limit {
     /// The word shown as the reason of the commission.
     #[must_use]
@@ -176,6 +202,10 @@ impl Terms {
                 Some(rate) => vec![(Of::Affiliate, rate, base)],
                 None => self.shares(sale, base, position)?,
             };
+            // What has a rate of its own is in no tier, and neither is a sale of nothing below any.
+            if shares.is_empty() && self.is_below_tiers(position) {
+                earned.limit = Some(Limit::BelowTiers);
+            }
             (earned.parts, earned.currency) = reckon(shares, sale)?;
             earned.amount = money::sum(earned.parts.iter().map(|part| part.amount))?;
             earned.tax_missing = !tax_told && earned.parts.iter().any(is_share);
@@ -204,6 +234,19 @@ impl Terms {
         money::add(whole, money::share(shrinking, rest, sale.amount)?)
     }
 
+    /// Whether the affiliate had not brought enough for the first tier before the sale.
+    fn is_below_tiers(&self, position: Option<&Position>) -> bool {
+        match &self.commission {
+            CommissionRule::Tiered { basis, tiers, .. } => {
+                tiers.first().is_some_and(|lowest| before(*basis, position) < lowest.from)
+            }
+            CommissionRule::Percentage { .. }
+            | CommissionRule::Flat { .. }
+            | CommissionRule::Recurring { .. } => false,
+        }
+    }
+
+    /// Whether the customer's payments that count are over.
     fn limit(&self, sale: &Summary, position: Option<&Position>) -> Option<Limit> {
         match (&self.commission, position) {
             (
@@ -215,17 +258,6 @@ impl Terms {
                 }
                 let until = first_paid_at.plus_months(max_months.as_ref().copied()?);
                 (sale.paid_at >= until).then_some(Limit::Months { until })
-            }
-            (CommissionRule::Tiered { basis, tiers, .. }, position) if self.rate_override.is_none() => {
-                let lowest = tiers.first().map_or(0, |tier| tier.from);
-                // A marginal tier can be reached within the sale.
-                let reached = match self.commission {
-                    CommissionRule::Tiered { mode: TierMode::Marginal, .. } => {
-                        before(*basis, position).saturating_add(sale.amount.saturating_sub(1))
-                    }
-                    _ => before(*basis, position),
-                };
-                (reached < lowest).then_some(Limit::BelowTiers)
             }
             (
                 CommissionRule::Percentage { .. }
@@ -251,7 +283,9 @@ impl Terms {
             rest = money::sub(rest, of_product)?;
             shares.push((Of::Product(product.product.clone()), product.rate, of_product));
         }
-        let is_rest = shares.is_empty() || sale.items.iter().any(|item| self.rate_of(item).is_none());
+        // Lines that cost nothing or take off are no sale of their own, which a flat amount would pay for.
+        let is_rest = shares.is_empty()
+            || sale.items.iter().any(|item| item.amount > 0 && self.rate_of(item).is_none());
         if is_rest {
             shares.extend(self.by_rule(rest, position)?);
         }

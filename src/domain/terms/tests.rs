@@ -1,5 +1,11 @@
 //! What one sale earns and what stays of it (`semantics.md`, "Partial refund", "Rounding").
 
+mod products;
+mod properties;
+mod recurring;
+mod rule;
+mod tiers;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -95,6 +95,30 @@ fn id_list<'a, T: Serialize + 'a>(ids: impl IntoIterator<Item = &'a T>) -> Strin
     json_list(ids.into_iter().map(|id| Id { id }))
 }
 
+/// Which of these codes, each with the project that heard it, have an end.
+pub async fn retired_codes(
+    conn: &mut Conn,
+    codes: &BTreeSet<(&ProjectId, &str)>,
+) -> Result<BTreeSet<(ProjectId, String)>, StoreError> {
+    const SQL: &str = "SELECT project.id, code.code_normalised
+                       FROM json_each($1) AS heard
+                       JOIN project ON project.id = heard.value->>'project'
+                       JOIN code ON code.organization_id = project.organization_id
+                                AND code.code_normalised = heard.value->>'code'
+                       WHERE code.valid_to_us IS NOT NULL";
+    #[derive(Serialize)]
+    struct Heard<'a> {
+        project: &'a ProjectId,
+        code: &'a str,
+    }
+    if codes.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let heard = json_list(codes.iter().map(|(project, code)| Heard { project, code }));
+    let rows: Vec<(String, String)> = conn.q(SQL).bind(heard).all().await?;
+    rows.into_iter().map(|(id, code)| Ok((At { table: "project", id: &id }.read("id", &id)?, code))).collect()
+}
+
 type Codes = BTreeMap<(OrganizationId, String), Code>;
 
 async fn load_codes(conn: &mut Conn, wanted: &[(OrganizationId, String)]) -> Result<Codes, StoreError> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use sqlx::FromRow;
 
-pub use directory::{load_directory, load_program, lock_directory, share_directory};
+pub use directory::{load_directory, load_program, lock_directory, retired_codes, share_directory};
 
 pub use crate::domain::program::AttributionModel;
 

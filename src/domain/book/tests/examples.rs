@@ -16,24 +16,29 @@ use crate::domain::{
 
 /// A shop in which everybody earns a tenth, at once.
 fn shop() -> Shop {
-    let tenth = || [share_of(1_000), share_of(1_000)];
-    let mut shop = Shop::new(&[tenth(), tenth(), tenth(), tenth()], Opening::Grouped, 1);
+    shop_of(&share_of(1_000))
+}
+
+/// A shop whose four programs have these terms.
+pub(super) fn shop_of(terms: &Terms) -> Shop {
+    let both = || [terms.clone(), terms.clone()];
+    let mut shop = Shop::new(&[both(), both(), both(), both()], Opening::Grouped, 1);
     shop.now = crate::domain::testing::PAID_AT;
     shop
 }
 
-fn stripe() -> Scope {
+pub(super) fn stripe() -> Scope {
     scope_of(Provider::Stripe)
 }
 
-fn code(subject: Subject, code: &str) -> Fact {
+pub(super) fn code(subject: Subject, code: &str) -> Fact {
     let hint =
         Hint { source: HintSource::Metadata(0), code: code.to_owned(), at: crate::domain::testing::PAID_AT };
     Fact::SaleAttributed { subject, hint }
 }
 
 /// Money of an object that says whose customer and subscription it is, and with the code `ann`.
-fn of_ann(sale: &ObjectRef, amount: i64) -> Vec<Fact> {
+pub(super) fn of_ann(sale: &ObjectRef, amount: i64) -> Vec<Fact> {
     vec![Fact::SalePaid(paid(sale, amount)), code(Subject::Sale(sale.clone()), "ann")]
 }
 
@@ -41,55 +46,57 @@ fn with_subscription(sale: &ObjectRef, id: &str) -> Fact {
     Fact::SalePaid(SalePaid { subscription: Some(id.to_owned()), ..paid(sale, 1_000) })
 }
 
-fn link(sale: ObjectRef, alias: ObjectRef) -> Fact {
+pub(super) fn link(sale: ObjectRef, alias: ObjectRef) -> Fact {
     Fact::SaleLinked { sale, alias }
+}
+
+pub(super) fn decision(kind: DecisionKind, enrollment: &str, at: Timestamp) -> Decision {
+    Decision {
+        id: DecisionId::derived(&[kind.as_str(), enrollment]),
+        enrollment_id: EnrollmentId::parse(enrollment).unwrap(),
+        kind,
+        reason: None,
+        amount: None,
+        at,
+    }
 }
 
 impl Shop {
     /// One event, folded at once.
-    fn hears(&mut self, facts: Vec<Fact>) -> Vec<Finding> {
+    pub(super) fn hears(&mut self, facts: Vec<Fact>) -> Vec<Finding> {
         self.step(&Step::Event { scope: stripe(), facts });
         self.folds()
     }
 
     /// Folds as [`Shop::fold`] and returns what an operator sees.
-    fn folds(&mut self) -> Vec<Finding> {
-        let mut seen = self.book.clone();
-        self.fold();
-        let again = seen.fold(&self.directory, self.now, MERGE_GRACE_S).unwrap();
-        again.into_iter().flat_map(|folded| folded.findings).collect()
+    pub(super) fn folds(&mut self) -> Vec<Finding> {
+        let folded = self.fold_and_post();
+        folded.into_iter().flat_map(|folded| folded.findings).collect()
     }
 
-    fn decides(&mut self, object: &ObjectRef, kind: DecisionKind, enrollment: &str) {
-        let decision = Decision {
-            id: DecisionId::derived(&[kind.as_str(), enrollment]),
-            enrollment_id: EnrollmentId::parse(enrollment).unwrap(),
-            kind,
-            reason: None,
-            amount: None,
-            at: self.now,
-        };
+    pub(super) fn decides(&mut self, object: &ObjectRef, kind: DecisionKind, enrollment: &str) {
+        let decision = decision(kind, enrollment, self.now);
         self.step(&Step::Decision { scope: stripe(), object: object.clone(), decision });
         self.fold();
     }
 
-    fn passes(&mut self, seconds: i64) {
+    pub(super) fn passes(&mut self, seconds: i64) {
         self.now = self.now.plus_secs(seconds);
         self.touch_all();
         self.fold();
     }
 
-    fn sale_of(&self, object: &ObjectRef) -> &Sale {
+    pub(super) fn sale_of(&self, object: &ObjectRef) -> &Sale {
         self.book.sale(self.book.find(&AliasKey::new(&stripe(), object)).unwrap()).unwrap()
     }
 
     /// The commission of `enrollment` on the sale of `object`.
-    fn commission(&self, object: &ObjectRef, enrollment: &str) -> &Commission {
+    pub(super) fn commission(&self, object: &ObjectRef, enrollment: &str) -> &Commission {
         let mut commissions = self.sale_of(object).commissions.iter();
         commissions.find(|known| known.enrollment_id.as_str() == enrollment).unwrap()
     }
 
-    fn balance(&self, enrollment: &str) -> i64 {
+    pub(super) fn balance(&self, enrollment: &str) -> i64 {
         let of_them = self.balances.iter().filter(|((owner, ..), _)| owner == enrollment);
         of_them.map(|(_, balance)| balance).sum()
     }
