@@ -154,6 +154,8 @@ on_each_engine! {
             let route = format!("POST /v1/admin/affiliate/programs/{{program_id}}/{verb}");
             walk.changes(&route, &[&program], nothing(), "program.updated").await;
         }
+        // What is sold from now on is sold after the pause.
+        walk.api.clock.advance_secs(1);
         let mut enrolled = Vec::new();
         for (code, status) in [("ANN", "pending"), ("BEN", "pending")] {
             let body = json!({ "email": format!("{code}@example.com"), "code": code, "status": status });
