@@ -204,7 +204,8 @@ pub async fn list_commissions(
 ) -> Result<Vec<CommissionRow>, StoreError> {
     const SQL: &str =
         "SELECT id, conversion_id, sale_id, enrollment_id, program_id, level, currency, base_minor,
-            amount_minor, earned_minor, clawed_minor, held_minor, released_minor, state, reason, paid_at_us,
+            amount_minor, earned_minor, clawed_minor, held_minor, released_minor, state, reason,
+            terms_version, position, paid_at_us,
             due_at_us, created_at_us
         FROM commission WHERE program_id = $1 AND ($2 IS NULL OR (created_at_us, id) < ($2, $3))
         ORDER BY created_at_us DESC, id DESC LIMIT $4";

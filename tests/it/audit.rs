@@ -208,6 +208,12 @@ on_each_engine! {
         let program = id_of(&walk.changes("POST /v1/admin/affiliate/programs", &[], program, "program.created").await);
         let route = "PATCH /v1/admin/affiliate/programs/{program_id}";
         walk.changes(route, &[&program], json!({ "name": "Friends" }), "program.updated").await;
+        for verb in ["pause", "activate"] {
+            let route = format!("POST /v1/admin/affiliate/programs/{{program_id}}/{verb}");
+            walk.changes(&route, &[&program], nothing(), "program.updated").await;
+        }
+        // What is sold from now on is sold after the pause.
+        walk.api.clock.advance_secs(1);
         let mut enrolled = Vec::new();
         for (code, status) in [("ANN", "pending"), ("BEN", "pending")] {
             let body = json!({ "email": format!("{code}@example.com"), "code": code, "status": status });
@@ -227,6 +233,9 @@ on_each_engine! {
             conversions.push(walk.changes(route, &[&program], body, "conversion.reported").await);
         }
         let ids: Vec<String> = conversions.iter().map(id_of).collect();
+        let route = "PUT /v1/admin/affiliate/programs/{program_id}/conversions/{id}/hold-period";
+        let days = json!({ "hold_period_days": 0 });
+        walk.changes(route, &[&program, &ids[0]], days, "conversion.hold_changed").await;
         for (which, verb, body, action) in [
             (0, "approve", nothing(), "conversion.approved"),
             (0, "clawback", json!({ "reason": "fraud", "amount_cents": 5 }), "conversion.clawed_back"),
@@ -240,6 +249,12 @@ on_each_engine! {
         walk.changes("POST /v1/admin/sales/{id}/attribution", &[sale], body, "sale.attributed").await;
         let route = "POST /v1/admin/affiliate/programs/{program_id}/enrollments/{id}/suspend";
         walk.changes(route, &[&program, &enrolled[0]], nothing(), "enrollment.suspended").await;
+        // When the merge grace is over, what was approved is due.
+        walk.api.clock.advance_secs(3_600);
+        let route = "POST /v1/admin/affiliate/programs/{program_id}/release";
+        walk.changes(route, &[&program], nothing(), "program.released").await;
+        let route = "POST /v1/admin/affiliate/programs/{program_id}/archive";
+        walk.changes(route, &[&program], nothing(), "program.updated").await;
         walk.changes("POST /v1/admin/payouts/pause", &[], json!({ "reason": "a look" }), "payouts.paused").await;
         walk.changes("POST /v1/admin/payouts/resume", &[], nothing(), "payouts.resumed").await;
 

@@ -30,6 +30,7 @@ mod orphans;
 mod paying;
 mod payouts_api;
 mod processing;
+mod program_desk;
 mod receiving;
 mod refold;
 mod restoring;

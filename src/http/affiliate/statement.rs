@@ -25,6 +25,7 @@ use crate::{
     http::{
         error::ApiError,
         file::{Format, file},
+        openapi::answers::NotFound,
         page::{Page, PageQuery},
         params::{Params, StatementQuery, WindowQuery, refuse},
     },
@@ -142,7 +143,7 @@ struct StatementPage {
     operation_id = "getOwnStatement", tag = "affiliate",
     params(StatementQuery, WindowQuery, PageQuery),
     responses((status = 200, description = "A page of lines, or the file.",
-        content((StatementPage = "application/json"), (String = "text/csv"))))
+        content((StatementPage = "application/json"), (String = "text/csv"))), (status = 404, response = NotFound))
 )]
 async fn statement(
     State(app): State<App>,
