@@ -393,7 +393,7 @@ on_each_engine! {
         }
         let visitor = &query(location)[2].1;
         // The browser comes back with its cookie: the same visitor, the same click.
-        let sent = format!("other=1; remit_anon={visitor}");
+        let sent = format!("other=1; {}", cookie.split(';').next().unwrap());
         let (_, again) = follow(&site, Method::GET, &format!("/r/{}/ann", site.project), &[("cookie", &sent)]).await;
         assert_eq!(&query(again[header::LOCATION].to_str().unwrap())[2].1, visitor);
         assert_eq!(site.clicks(&site.ann).await, 1);
@@ -468,12 +468,19 @@ on_each_engine! {
         let site = Site::open(&db.db, json!({})).await;
         let other = Site::open_on(Api::new(&db.db).await, "other", json!({"landing_url": "https://other.example"})).await;
         assert_eq!(follow(&site, Method::GET, "/r/ann", &[]).await.0, StatusCode::NOT_FOUND);
+        let cookie = format!("remit_anon=anon_{}", "x".repeat(26));
+        let mut visitors = Vec::new();
         for (owner, host) in [(&site, "shop.example"), (&other, "other.example")] {
-            let (_, headers) = follow(owner, Method::GET, &format!("/r/{}/ann", owner.project), &[]).await;
-            let location = reqwest::Url::parse(headers[header::LOCATION].to_str().unwrap()).unwrap();
-            assert_eq!(location.host_str(), Some(host));
+            let path = format!("/r/{}/ann", owner.project);
+            let (_, headers) = follow(owner, Method::GET, &path, &[("cookie", &cookie)]).await;
+            assert!(headers[header::SET_COOKIE].to_str().unwrap().starts_with(&cookie));
+            let location = headers[header::LOCATION].to_str().unwrap();
+            assert_eq!(reqwest::Url::parse(location).unwrap().host_str(), Some(host));
+            assert!(!location.contains(&"x".repeat(26)), "{location}");
+            visitors.extend(query(location).into_iter().filter(|(name, _)| name == "anonymous_id"));
             assert_eq!(owner.clicks(&owner.ann).await, 1);
         }
+        assert_ne!(visitors[0].1, visitors[1].1, "one owner cannot tell of clicks at the other's");
     }
 
     async fn a_landing_address_is_checked_when_it_is_set(db: TestDb) {
