@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::domain::{
-    fact::{DisputePhase, RefundStatus},
+    fact::{DisputePhase, Item, RefundStatus, SalePaid},
     money::BasisPoints,
     sale::SaleFacts,
+    terms::{CommissionRule, Limit, ProductRate, Rate, Tier, TierBasis, TierMode},
     testing::{PAID_AT, charge, currency, dispute, flat, invoice, paid, refund, share_of, usd},
 };
 
@@ -520,4 +521,24 @@ fn a_sponsor_who_was_paid_owes_back_what_came_of_a_sale_that_was_turned_down() {
     direct.decide(DecisionKind::Reject, None, None);
     assert_eq!(direct.target(0).state, CommissionState::Denied);
     assert_eq!(follow(&direct.target(0), true), (200, 200));
+}
+
+#[test]
+fn what_has_a_rate_of_its_own_earns_below_the_first_tier_too() {
+    let rate = |bps| Rate::Bps(BasisPoints::new(bps).unwrap());
+    let item = |product: &str, amount| Item { price: None, product: Some(product.to_owned()), amount };
+    for (mode, basis) in [(TierMode::Whole, TierBasis::Count), (TierMode::Marginal, TierBasis::Revenue)] {
+        let tiers = vec![Tier { from: 20_000, rate: rate(1_000) }];
+        let product_rates = vec![ProductRate { product: "prod_own".to_owned(), rate: rate(5_000) }];
+        let terms =
+            Terms { commission: CommissionRule::Tiered { basis, mode, tiers }, product_rates, ..share_of(0) };
+        let earned = |items: Vec<Item>| {
+            let mut facts = SaleFacts::default();
+            facts.merge_payment(&SalePaid { items, ..paid(&invoice("in"), 10_000) });
+            let earned = terms.earned(&facts.summary().unwrap().unwrap(), None).unwrap();
+            (earned.amount, earned.limit)
+        };
+        assert_eq!(earned(vec![item("prod_own", 1), item("prod_other", 3)]), (1_250, None), "{mode:?}");
+        assert_eq!(earned(vec![item("prod_other", 3)]), (0, Some(Limit::BelowTiers)), "{mode:?}");
+    }
 }

@@ -176,6 +176,8 @@ impl Terms {
                 Some(rate) => vec![(Of::Affiliate, rate, base)],
                 None => self.shares(sale, base, position)?,
             };
+            // What has a rate of its own needs no tier.
+            earned.limit = shares.is_empty().then(|| self.below_tiers(position)).flatten();
             (earned.parts, earned.currency) = reckon(shares, sale)?;
             earned.amount = money::sum(earned.parts.iter().map(|part| part.amount))?;
             earned.tax_missing = !tax_told && earned.parts.iter().any(is_share);
@@ -216,17 +218,6 @@ impl Terms {
                 let until = first_paid_at.plus_months(max_months.as_ref().copied()?);
                 (sale.paid_at >= until).then_some(Limit::Months { until })
             }
-            (CommissionRule::Tiered { basis, tiers, .. }, position) if self.rate_override.is_none() => {
-                let lowest = tiers.first().map_or(0, |tier| tier.from);
-                // A marginal tier can be reached within the sale.
-                let reached = match self.commission {
-                    CommissionRule::Tiered { mode: TierMode::Marginal, .. } => {
-                        before(*basis, position).saturating_add(sale.amount.saturating_sub(1))
-                    }
-                    _ => before(*basis, position),
-                };
-                (reached < lowest).then_some(Limit::BelowTiers)
-            }
             (
                 CommissionRule::Percentage { .. }
                 | CommissionRule::Flat { .. }
@@ -235,6 +226,13 @@ impl Terms {
                 _,
             ) => None,
         }
+    }
+
+    /// Whether the affiliate brought less than the first tier asks for.
+    fn below_tiers(&self, position: Option<&Position>) -> Option<Limit> {
+        let CommissionRule::Tiered { basis, tiers, .. } = &self.commission else { return None };
+        let lowest = tiers.first().map_or(0, |tier| tier.from);
+        (before(*basis, position) < lowest).then_some(Limit::BelowTiers)
     }
 
     /// The parts of the sale with the rate of each. Where the parts would earn in several currencies, as
