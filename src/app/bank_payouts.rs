@@ -31,9 +31,11 @@ const SHOWN: i64 = 5;
 /// A payout of a receiving account to its bank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct BankPayoutView {
-    id: String,
-    amount: i64,
-    currency: String,
+    /// The provider's id; null for those who do not run this installation, like the amount: the payout is
+    /// of all that the affiliate earns, wherever.
+    id: Option<String>,
+    amount: Option<i64>,
+    currency: Option<String>,
     status: String,
     failure_code: Option<String>,
     told_at: Timestamp,
@@ -42,13 +44,20 @@ pub struct BankPayoutView {
 impl From<BankPayoutRow> for BankPayoutView {
     fn from(row: BankPayoutRow) -> Self {
         Self {
-            id: row.payout_id,
-            amount: row.amount_minor,
-            currency: row.currency,
+            id: Some(row.payout_id),
+            amount: Some(row.amount_minor),
+            currency: Some(row.currency),
             status: row.status,
             failure_code: row.failure_code,
             told_at: Timestamp::from_micros(row.told_at_us),
         }
+    }
+}
+
+impl BankPayoutView {
+    /// What the owner of one of the affiliate's programs may know of it.
+    pub(super) fn without_income(self) -> Self {
+        Self { id: None, amount: None, currency: None, ..self }
     }
 }
 

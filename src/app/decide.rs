@@ -41,7 +41,8 @@ pub struct Request {
     pub kind: DecisionKind,
     /// For clawbacks.
     pub reason: Option<ClawbackReason>,
-    /// For clawbacks: minor units of the commission, more than 0; absent takes all.
+    /// For clawbacks: minor units of the commission, more than 0; absent takes all. For hold periods: days,
+    /// as [`check_hold_period`] lets them through.
     pub amount: Option<i64>,
     /// The person's own words.
     pub note: Option<String>,
@@ -259,21 +260,22 @@ fn repeated(
     Ok(Decided { decision, commission: commission_of(request, sale).cloned() })
 }
 
-/// The answer to an approval or a rejection that was given before and stands.
+/// The answer to an approval, a rejection or a hold period that was given before and stands.
 fn standing(request: &Request, sale: &Sale) -> Option<Decided> {
     let commission = commission_of(request, sale);
     let stands = match request.kind {
         DecisionKind::Approve | DecisionKind::Reject => {
             commission.is_some_and(|known| !is_allowed(request.kind, known.state))
         }
-        DecisionKind::Attribute
-        | DecisionKind::Clawback
-        | DecisionKind::TransferClawback
-        | DecisionKind::HoldPeriod => false,
+        // The last one counts, so only the last one stands.
+        DecisionKind::HoldPeriod => true,
+        DecisionKind::Attribute | DecisionKind::Clawback | DecisionKind::TransferClawback => false,
     };
     let is_it =
         |known: &&Decision| known.kind == request.kind && known.enrollment_id == request.enrollment_id;
-    let decision = sale.decisions.iter().rev().find(is_it).filter(|_| stands)?.clone();
+    let is_same =
+        |known: &&Decision| request.kind != DecisionKind::HoldPeriod || known.amount == request.amount;
+    let decision = sale.decisions.iter().rev().find(is_it).filter(is_same).filter(|_| stands)?.clone();
     Some(Decided { decision, commission: commission.cloned() })
 }
 
@@ -321,11 +323,12 @@ impl From<DecideError> for Refusal {
                 Self::invalid("INVALID_AMOUNT", "amount_cents", error.to_string())
             }
             DecideError::KeyReused => Self::conflict("IDEMPOTENCY_MISMATCH", error.to_string()),
-            DecideError::Merging => Self::conflict("SALE_MERGING", error.to_string()),
+            DecideError::Merging | DecideError::Uncounted(_) => {
+                Self::conflict("SALE_MERGING", error.to_string())
+            }
             DecideError::Frozen => Self::conflict("ATTRIBUTION_FROZEN", error.to_string()),
             DecideError::Store(error) => Self::Store(error),
             DecideError::Fold(_) => Self::conflict("NOT_COMPUTABLE", error.to_string()),
-            DecideError::Uncounted(_) => Self::conflict("SALE_MERGING", error.to_string()),
         }
     }
 }
@@ -333,16 +336,27 @@ impl From<DecideError> for Refusal {
 /// What a person decides about a conversion.
 #[derive(Clone, Debug)]
 pub struct OnConversion {
-    /// Approve, reject or claw back.
+    /// Approve, reject, claw back or hold for other days.
     pub kind: DecisionKind,
     /// For clawbacks.
     pub reason: Option<ClawbackReason>,
-    /// For clawbacks: minor units of the commission; absent takes all.
+    /// For clawbacks: minor units of the commission; absent takes all. For hold periods: days, 0 to 3650.
     pub amount: Option<i64>,
     /// The person's own words.
     pub note: Option<String>,
     /// The caller's own key of this request.
     pub idempotency_key: Option<String>,
+}
+
+/// Days that a commission can be held for.
+///
+/// # Errors
+/// [`Refusal::Invalid`] with `INVALID_HOLD_PERIOD` for less than 0 or more than 3650 days.
+pub fn check_hold_period(days: i64) -> Result<u16, Refusal> {
+    u16::try_from(days).ok().filter(|days| *days <= 3_650).ok_or_else(|| {
+        let message = "hold_period_days must be a whole number from 0 to 3650";
+        Refusal::invalid("INVALID_HOLD_PERIOD", "hold_period_days", message)
+    })
 }
 
 /// Decides about a conversion of a program. Where its sale was merged, this decides about the conversion

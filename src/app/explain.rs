@@ -15,6 +15,7 @@ use crate::{
         ids::{CommissionId, OrganizationId, SaleId},
         money::{Currency, MoneyError},
         sale::Summary,
+        terms::Position,
         time::Timestamp,
     },
     store::{
@@ -68,8 +69,12 @@ pub struct CommissionView {
     pub payable_minor: i64,
     /// State.
     pub state: &'static str,
-    /// Why it is in that state.
+    /// Why it is in that state, or earns nothing.
     pub reason: Option<String>,
+    /// The version of the program's terms that it is reckoned by.
+    pub terms_version: i64,
+    /// Where the sale stands among others; null where the terms do not ask.
+    pub position: Option<Position>,
     /// When time alone can change it next.
     pub due_at: Option<Timestamp>,
 }
@@ -361,6 +366,8 @@ impl CommissionView {
             payable_minor: commission.released,
             state: commission.state.as_str(),
             reason: commission.reason.clone(),
+            terms_version: commission.terms_version,
+            position: commission.position,
             due_at: commission.due_at,
         }
     }

@@ -2,6 +2,7 @@
 //! support. It runs the same functions as the fold on facts that nobody told, and writes nothing.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     App, Refusal,
@@ -24,24 +25,29 @@ use crate::{
 };
 
 /// A sale that might be made.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = PreviewQuestion)]
 pub struct Question {
     /// Minor units, tax included, 0 or more.
+    #[schema(minimum = 0)]
     pub gross_amount_cents: i64,
     /// Currency of all amounts.
     pub currency: Currency,
     /// Minor units within the gross amount. Absent is not zero.
     #[serde(default)]
+    #[schema(minimum = 0)]
     pub tax_cents: Option<i64>,
     /// Minor units given back of it.
     #[serde(default)]
+    #[schema(minimum = 0)]
     pub refunded_cents: i64,
     /// When it is paid; now by default. Terms are those of that time.
     #[serde(default)]
     pub paid_at: Option<Timestamp>,
     /// What is sold, for rates by product.
     #[serde(default)]
+    #[schema(max_items = 200)]
     pub items: Vec<Line>,
     /// Whose sale it is: their rate, their tier and their sponsors then count.
     #[serde(default)]
@@ -53,8 +59,9 @@ pub struct Question {
 }
 
 /// A line of such a sale.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = PreviewItem)]
 pub struct Line {
     /// The provider's id of the price.
     #[serde(default)]
@@ -67,21 +74,26 @@ pub struct Line {
 }
 
 /// Where such a sale stands among others.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(as = PreviewPosition)]
 pub struct Place {
     /// Accepted sales of the affiliate before it.
+    #[schema(minimum = 0)]
     pub sales_before: i64,
     /// What they brought, minor units of the currency.
+    #[schema(minimum = 0)]
     pub revenue_before_cents: i64,
     /// Which payment of its customer it is, 1 for the first.
+    #[schema(minimum = 1)]
     pub payment_number: Option<i64>,
     /// When the customer's first payment was made.
     pub first_paid_at: Option<Timestamp>,
 }
 
 /// What the sale would earn.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = CommissionPreview)]
 pub struct Answer {
     /// The version of the program's terms.
     pub terms_version: i64,
@@ -106,7 +118,8 @@ pub struct Answer {
 }
 
 /// What one sponsor would get.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = PreviewUpline)]
 pub struct Upline {
     /// 1 for the affiliate's sponsor.
     pub level: usize,

@@ -271,6 +271,23 @@ pub async fn find(app: &App, by: &Principal, id: &ProgramId) -> Result<ProgramDe
     visible(&mut app.db.read().await?, by, id).await
 }
 
+/// The versions of a program's terms before the given one, the newest first.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for a program of somebody else.
+pub async fn terms(
+    app: &App,
+    by: &Principal,
+    id: &ProgramId,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Dated<TermsVersion>>, Refusal> {
+    by.require(Scope::Read)?;
+    let mut conn = app.db.read().await?;
+    visible(&mut conn, by, id).await?;
+    Ok(programs::list_terms(&mut conn, id, before, limit).await?)
+}
+
 /// A program that exists for `by`.
 pub(super) async fn visible(
     conn: &mut Conn,

@@ -130,7 +130,8 @@ pub struct PayoutShown {
     pub items: Vec<ItemRow>,
     /// The calls that were made for it, in order.
     pub attempts: Vec<AttemptRow>,
-    /// What was told last of the receiving account's own payouts to its bank, newest first.
+    /// What was told last of the receiving account's own payouts to its bank, newest first; without amounts
+    /// for an organization.
     pub bank_payouts: Vec<BankPayoutView>,
 }
 
@@ -152,8 +153,11 @@ pub async fn payout(
         Some(intent) => job_views::list_attempts(&mut conn, &intent, ATTEMPTS_SHOWN).await?,
         None => Vec::new(),
     };
-    let bank_payouts =
+    let mut bank_payouts =
         bank_payouts::newest(&mut conn, &payout.provider, payout.livemode, &payout.destination).await?;
+    if by.organization_id().is_some() {
+        bank_payouts = bank_payouts.into_iter().map(BankPayoutView::without_income).collect();
+    }
     Ok(PayoutShown { payout, items, attempts, bank_payouts })
 }
 

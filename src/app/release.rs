@@ -5,18 +5,28 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
 use tracing::{debug, error};
 
 use super::{
-    App,
+    App, Refusal,
+    audit::{self, Change},
     fold::{self, Counters, FoldAndRecordError},
+    keys::{Principal, Scope},
+    programs::visible,
 };
 use crate::{
-    domain::{ids::SaleId, ledger::Cause, time::Timestamp},
+    domain::{
+        commission::CommissionState,
+        ids::{ProgramId, SaleId},
+        ledger::{Cause, EntryKind},
+        time::Timestamp,
+    },
     failpoint::{self, Failpoint},
     store::{
         StoreError, Tx, commissions,
         findings::{self, NewFinding, Severity},
+        programs::ProgramDetails,
     },
 };
 
@@ -41,32 +51,86 @@ pub async fn step(app: &App) -> Result<usize, StoreError> {
     if due.is_empty() {
         return Ok(0);
     }
-    if let Err(error) = release(app, tx, &due, now).await {
-        if let Ok(passing) = error.passing() {
-            return Err(passing);
-        }
-        for sale in &due {
-            release_alone(app, sale, now).await?;
-        }
-    }
+    release_each(app, tx, &due, now, None).await?;
     Ok(due.len())
 }
 
-/// Folds the sales and commits; on an error everything is rolled back, and no lock is left.
+/// Who asked that a program's due commissions be released now.
+struct Asked<'a> {
+    by: &'a Principal,
+    program: &'a ProgramDetails,
+}
+
+/// Releases what is due now in a program, as the schedule would a little later, and tells how many
+/// commissions became payable. What is still held stays held.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for a program of somebody else.
+pub async fn of_program(app: &App, by: &Principal, id: &ProgramId) -> Result<usize, Refusal> {
+    by.require(Scope::Decide)?;
+    let now = app.now();
+    let program = {
+        let mut conn = app.db.read().await?;
+        visible(&mut conn, by, id).await?
+    };
+    let asked = Asked { by, program: &program };
+    let mut released = 0;
+    // What had its turn is not due at `now` any more, so this ends.
+    loop {
+        let mut tx = app.db.begin().await?;
+        let due = commissions::claim_due_sales_of(&mut tx, id, now, SALES_MAX).await?;
+        if due.is_empty() {
+            return Ok(released);
+        }
+        released += release_each(app, tx, &due, now, Some(&asked)).await?;
+    }
+}
+
+/// Folds the sales together, or one by one where that fails. Gives how many commissions became payable.
+async fn release_each(
+    app: &App,
+    tx: Tx,
+    due: &BTreeSet<SaleId>,
+    now: Timestamp,
+    asked: Option<&Asked<'_>>,
+) -> Result<usize, StoreError> {
+    let error = match release(app, tx, due, now, asked).await {
+        Ok(released) => return Ok(released),
+        Err(error) => error,
+    };
+    if let Ok(passing) = error.passing() {
+        return Err(passing);
+    }
+    let mut released = 0;
+    for sale in due {
+        released += release_alone(app, sale, now, asked).await?;
+    }
+    Ok(released)
+}
+
+/// Folds the sales and commits; on an error everything is rolled back, and no lock is left. Gives how many
+/// commissions became payable.
 async fn release(
     app: &App,
     mut tx: Tx,
     due: &BTreeSet<SaleId>,
     now: Timestamp,
-) -> Result<(), FoldAndRecordError> {
+    asked: Option<&Asked<'_>>,
+) -> Result<usize, FoldAndRecordError> {
     let mut counters = Counters::default();
     loop {
         let error = match fold_due(app, &mut tx, due, &counters, now).await {
-            Ok(()) => {
+            Ok(released) => {
+                if let Some(Asked { by, program }) = asked {
+                    let after = json!({ "sales": due, "released": released });
+                    let owner = Some(&program.organization_id);
+                    let change = Change::new("program.released", &program.id, owner).after(&after);
+                    audit::record(&mut tx, by, change, now).await?;
+                }
                 failpoint::reach(Failpoint::ReleaseBeforeCommit);
                 tx.commit().await?;
                 failpoint::reach(Failpoint::ReleaseAfterCommit);
-                return Ok(());
+                return Ok(released);
             }
             Err(error) => error,
         };
@@ -88,21 +152,33 @@ async fn fold_due(
     due: &BTreeSet<SaleId>,
     counters: &Counters,
     now: Timestamp,
-) -> Result<(), FoldAndRecordError> {
+) -> Result<usize, FoldAndRecordError> {
     let mut book = fold::load(tx, due, counters).await?;
     for id in due {
         if let Some(sale) = book.touch(id) {
             sale.causes.insert(Cause::Time("due".to_owned()));
         }
     }
-    fold::fold_and_record(app, tx, &mut book, now).await?;
-    Ok(())
+    let folded = fold::fold_and_record(app, tx, &mut book, now).await?;
+    let released = folded.iter().flat_map(|folded| &folded.posted).filter(|posted| {
+        posted.commission.state == CommissionState::Payable
+            && posted.entries.iter().any(|entry| entry.kind == EntryKind::Release)
+    });
+    Ok(released.count())
 }
 
-async fn release_alone(app: &App, sale: &SaleId, now: Timestamp) -> Result<(), StoreError> {
+async fn release_alone(
+    app: &App,
+    sale: &SaleId,
+    now: Timestamp,
+    asked: Option<&Asked<'_>>,
+) -> Result<usize, StoreError> {
     let alone = BTreeSet::from([sale.clone()]);
     let tx = app.db.begin().await?;
-    let Err(error) = release(app, tx, &alone, now).await else { return Ok(()) };
+    let error = match release(app, tx, &alone, now, asked).await {
+        Ok(released) => return Ok(released),
+        Err(error) => error,
+    };
     let failure = match error.passing() {
         Ok(passing) => return Err(passing),
         Err(lasting) => lasting,
@@ -119,5 +195,6 @@ async fn release_alone(app: &App, sale: &SaleId, now: Timestamp) -> Result<(), S
     let mut tx = app.db.begin().await?;
     commissions::postpone(&mut tx, sale, now, now.plus_secs(RETRY_S)).await?;
     findings::raise(&mut tx, &[finding], now).await?;
-    super::commit_postponed(tx).await
+    super::commit_postponed(tx).await?;
+    Ok(0)
 }

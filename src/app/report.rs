@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use super::{
     App, Refusal,
     audit::{self, Change},
+    decide,
     keys::{Principal, Scope},
     process,
     programs::visible,
@@ -24,8 +25,9 @@ use super::{
 };
 use crate::{
     domain::{
+        commission::DecisionKind,
         fact::{Fact, Hint, HintSource, ObjectKind, ObjectRef, SalePaid, Subject},
-        ids::{EnrollmentId, ProgramId, ProjectId},
+        ids::{ConversionId, EnrollmentId, ProgramId, ProjectId, SaleId},
         money::Currency,
         program::normalise_code,
         terms::CommissionRule,
@@ -72,6 +74,10 @@ pub struct Report {
     /// The owner's own id of a customer, whose later orders are renewals.
     #[serde(default)]
     pub customer: Option<String>,
+    /// Days that this commission is held, other than its program says. Taken as a decision once there is a
+    /// commission.
+    #[serde(default)]
+    pub hold_period_days: Option<u16>,
 }
 
 impl Report {
@@ -141,6 +147,8 @@ pub struct NewReport {
     pub occurred_at: Option<Timestamp>,
     /// The owner's own id of the customer, 1 to 200 characters.
     pub customer: Option<String>,
+    /// Days that this commission is held, 0 to 3650; as its program says by default.
+    pub hold_period_days: Option<i64>,
 }
 
 /// What a report led to.
@@ -159,7 +167,8 @@ pub enum Reported {
 ///
 /// # Errors
 /// [`Refusal::Invalid`] naming the field, [`Refusal::NotFound`] for a program or project of somebody
-/// else, [`Refusal::Conflict`] when the sale of a code belongs to another affiliate or earns nothing.
+/// else, [`Refusal::Conflict`] when the sale of a code belongs to another affiliate or earns nothing, and
+/// with `INVALID_STATE` when it is too late to hold the commission for other days.
 pub async fn report(
     app: &App,
     by: &Principal,
@@ -172,6 +181,7 @@ pub async fn report(
         visible(&mut conn, by, program_id).await?
     };
     let named = check(app, &program, &new).await?;
+    let hold_period_days = new.hold_period_days.map(decide::check_hold_period).transpose()?;
     let now = app.now();
     let report = Report {
         external_id: new.external_id.clone(),
@@ -183,6 +193,7 @@ pub async fn report(
         currency: new.currency.unwrap_or_else(|| default_currency(&program)),
         occurred_at: new.occurred_at.unwrap_or(now),
         customer: new.customer,
+        hold_period_days,
     };
     let event = stored(app, program_id, &new.project_id, &report, now);
     let mut tx = app.db.begin().await?;
@@ -193,10 +204,17 @@ pub async fn report(
         audit::record(&mut tx, by, change, now).await?;
     }
     super::commit_change(tx).await?;
-    process_now(app, &event).await?;
-    let mut conn = app.db.read().await?;
-    let earned =
-        views::find_reported_conversion(&mut conn, new.project_id.as_str(), &new.external_id).await?;
+    let stored = process_now(app, &event).await?;
+    let earned = {
+        let mut conn = app.db.read().await?;
+        views::find_reported_conversion(&mut conn, new.project_id.as_str(), &new.external_id).await?
+    };
+    let earned = match earned {
+        Some(conversion) if conversion.program_id == program_id.as_str() => {
+            Some(hold(app, by, &stored, conversion).await?)
+        }
+        other => other,
+    };
     let Some(named) = named else {
         return Ok(match earned {
             Some(conversion) if conversion.program_id == program_id.as_str() => {
@@ -226,6 +244,44 @@ pub async fn report(
     }
 }
 
+/// Holds the commission for the days that the stored report names, unless somebody has decided on the days
+/// already. Nothing becomes payable before the merge grace is over, so this comes in time; and a report that
+/// was interrupted before it is sent again.
+async fn hold(
+    app: &App,
+    by: &Principal,
+    stored: &str,
+    conversion: ConversionRow,
+) -> Result<ConversionRow, Refusal> {
+    let mut conn = app.db.read().await?;
+    let body = inbox::find_body(&mut conn, stored).await?.unwrap_or_default();
+    let days = serde_json::from_slice::<Report>(&body).ok().and_then(|report| report.hold_period_days);
+    let Some(days) = days else { return Ok(conversion) };
+    let corrupt = |_| Refusal::NotFound;
+    let sale_id = SaleId::parse(&conversion.sale_id).map_err(corrupt)?;
+    let is_decided = views::list_decisions(&mut conn, &sale_id).await?.iter().any(|decision| {
+        decision.kind == DecisionKind::HoldPeriod.as_str()
+            && decision.enrollment_id == conversion.enrollment_id
+    });
+    drop(conn);
+    if is_decided {
+        return Ok(conversion);
+    }
+    let request = decide::Request {
+        sale_id,
+        enrollment_id: EnrollmentId::parse(&conversion.enrollment_id).map_err(corrupt)?,
+        kind: DecisionKind::HoldPeriod,
+        reason: None,
+        amount: Some(i64::from(days)),
+        note: None,
+        by: by.clone(),
+        idempotency_key: None,
+    };
+    decide::decide(app, &request).await?;
+    let id = ConversionId::parse(&conversion.id).map_err(corrupt)?;
+    Ok(views::find_conversion(&mut app.db.read().await?, &id).await?.unwrap_or(conversion))
+}
+
 /// The currency of a report that names none.
 fn default_currency(program: &ProgramDetails) -> Currency {
     if let CommissionRule::Flat { currency, .. } = &program.terms.value.terms.commission {
@@ -235,8 +291,8 @@ fn default_currency(program: &ProgramDetails) -> Currency {
 }
 
 /// Sees to it that the stored report is processed before its sender is answered. Another worker may
-/// have taken it; then this waits for that one, for a second at most.
-async fn process_now(app: &App, event: &NewEvent) -> Result<(), Refusal> {
+/// have taken it; then this waits for that one, for a second at most. Gives our id of the stored one.
+async fn process_now(app: &App, event: &NewEvent) -> Result<String, Refusal> {
     const LOOKS: u32 = 50;
     const PAUSE: Duration = Duration::from_millis(20);
     for _ in 0..LOOKS {
@@ -245,7 +301,7 @@ async fn process_now(app: &App, event: &NewEvent) -> Result<(), Refusal> {
         let stored = inbox::find_by_key(&mut conn, event.key()).await?.ok_or(Refusal::NotFound)?;
         drop(conn);
         if stored.state != InboxState::Received.as_str() {
-            return Ok(());
+            return Ok(stored.id);
         }
         if process::process_these(app, vec![stored.id]).await?.is_idle() {
             tokio::time::sleep(PAUSE).await;

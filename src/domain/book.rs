@@ -717,7 +717,7 @@ impl Book {
         let look = Look { sale, summary: summary.as_ref(), now, merge_grace_s };
         for mut commission in levels_0 {
             let is_owed = sale.merged_into.is_none() && is_direct(&commission);
-            self.inherit_flags(sale, &mut commission);
+            Self::inherit_flags(sale, &mut commission);
             // Only what is owed is counted among the customer's payments.
             commission.customer_key = commission
                 .customer_key
@@ -739,8 +739,8 @@ impl Book {
             findings.extend(tallies.note(sale, &result.commission));
             posted.push(result);
         }
-        for (mut commission, share) in self.uplines(&look, direct.as_ref(), uplines, directory)? {
-            self.inherit_flags(sale, &mut commission);
+        for (mut commission, share) in Self::uplines(&look, direct.as_ref(), uplines, directory)? {
+            Self::inherit_flags(sale, &mut commission);
             let decisions = look.decisions_of(&commission);
             let input = self.input(&look, &commission, &decisions, share.is_some(), None, directory);
             let target = match (&direct, share) {
@@ -760,7 +760,6 @@ impl Book {
     /// The commissions of the sponsors: those that exist, and those that the direct one newly calls for.
     /// With each the sponsor's share of the direct commission, or none when it is owed to nobody any more.
     fn uplines(
-        &self,
         look: &Look<'_>,
         direct: Option<&(Commission, Target)>,
         mut known: Vec<Commission>,
@@ -798,7 +797,7 @@ impl Book {
         Ok(uplines)
     }
 
-    fn inherit_flags(&self, sale: &Sale, commission: &mut Commission) {
+    fn inherit_flags(sale: &Sale, commission: &mut Commission) {
         if let Some(flags) = sale.inherited_flags.get(&commission.enrollment_id) {
             Flag::inherit(&mut commission.flags, flags);
         }

@@ -364,7 +364,7 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
         return Ok(void(commission, input.voided.unwrap_or(Voided::Reattributed)));
     };
     let earned = commission.terms.earned(sale, input.position.as_ref())?;
-    let flags = flags(input, sale.stops.iter().chain(&input.more_stops).collect());
+    let flags = flags(input, &sale.stops.iter().chain(&input.more_stops).collect());
     let stopped = flags.values().any(|flag| flag.cleared.is_none());
 
     let rejected = input.decisions.iter().any(|decision| decision.kind == DecisionKind::Reject);
@@ -391,20 +391,7 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
     };
     // Money that a payout took is never moved back; what changes carries forward.
     if commission.claimed {
-        if earned.currency != commission.currency {
-            // The difference of two currencies is no amount: what was posted stands.
-            return Ok(Target {
-                currency: commission.currency,
-                base: commission.base,
-                amount: commission.amount,
-                earned: commission.earned,
-                clawed: commission.clawed,
-                counted: commission.counted,
-                currency_contradiction: true,
-                ..base
-            });
-        }
-        return Ok(base);
+        return Ok(claimed(commission, base));
     }
     if rejected {
         // What was accrued is taken back; what waited never accrues.
@@ -473,6 +460,24 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
         return Ok(Target { released: true, state: CommissionState::Payable, ..base });
     }
     Ok(Target { released: false, state: CommissionState::Held, due_at: Some(hold_over), ..base })
+}
+
+/// A commission that a payout took: its state stands. The difference of two currencies is no amount, so
+/// what was posted in another one stands too.
+fn claimed(commission: &Commission, base: Target) -> Target {
+    if base.currency == commission.currency {
+        return base;
+    }
+    Target {
+        currency: commission.currency,
+        base: commission.base,
+        amount: commission.amount,
+        earned: commission.earned,
+        clawed: commission.clawed,
+        counted: commission.counted,
+        currency_contradiction: true,
+        ..base
+    }
 }
 
 /// How long the commission is held: as a person last said, else as its terms say. Days.
@@ -579,9 +584,9 @@ fn reversal_reason(input: &Input<'_>, sale: &Summary) -> &'static str {
 
 /// The flags after looking at the facts: new causes are raised, causes that went away are cleared.
 /// An approval clears the flags that stand at that moment, see [`Commission::clear_flags`].
-fn flags(input: &Input<'_>, stops: BTreeSet<&Stop>) -> BTreeMap<Stop, Flag> {
+fn flags(input: &Input<'_>, stops: &BTreeSet<&Stop>) -> BTreeMap<Stop, Flag> {
     let mut flags = input.commission.flags.clone();
-    for stop in &stops {
+    for stop in stops {
         flags.entry((*stop).clone()).or_insert(Flag { raised_at: input.now, cleared: None });
     }
     for (stop, flag) in &mut flags {

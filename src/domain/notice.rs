@@ -242,8 +242,8 @@ mod tests {
         Entry::new(&subject, revision, kind, lines).unwrap()
     }
 
-    fn told(entries: Vec<Entry>) -> Vec<(String, Change, i64)> {
-        let changes = changes(&entries).unwrap();
+    fn told(entries: &[Entry]) -> Vec<(String, Change, i64)> {
+        let changes = changes(entries).unwrap();
         changes.into_iter().map(|(currency, change, amount)| (currency.to_string(), change, amount)).collect()
     }
 
@@ -252,17 +252,17 @@ mod tests {
         use Account::{Expense, Held, Payable};
         use EntryKind::{Accrual, Adjustment, Clawback, Reinstatement, Release};
         let accrual = |amount| entry(1, Accrual, "usd", Expense, Held, amount);
-        assert_eq!(told(vec![accrual(2_000)]), [("usd".to_owned(), Change::Earned, 2_000)]);
+        assert_eq!(told(&[accrual(2_000)]), [("usd".to_owned(), Change::Earned, 2_000)]);
         // A refund that was told before its payment: only what is left was ever earned.
         let reduced = vec![accrual(2_000), entry(2, Clawback, "usd", Held, Expense, 500)];
-        assert_eq!(told(reduced), [("usd".to_owned(), Change::Earned, 1_500)]);
+        assert_eq!(told(&reduced), [("usd".to_owned(), Change::Earned, 1_500)]);
         let gone = vec![accrual(2_000), entry(2, Clawback, "usd", Held, Expense, 2_000)];
-        assert_eq!(told(gone), []);
-        assert_eq!(told(vec![entry(2, Release, "usd", Held, Payable, 2_000)]), []);
+        assert_eq!(told(&gone), []);
+        assert_eq!(told(&[entry(2, Release, "usd", Held, Payable, 2_000)]), []);
         let clawed = vec![entry(3, Clawback, "usd", Payable, Expense, 700)];
-        assert_eq!(told(clawed), [("usd".to_owned(), Change::TakenBack, 700)]);
+        assert_eq!(told(&clawed), [("usd".to_owned(), Change::TakenBack, 700)]);
         let returned = vec![entry(4, Reinstatement, "usd", Expense, Payable, 700)];
-        assert_eq!(told(returned), [("usd".to_owned(), Change::GivenBack, 700)]);
+        assert_eq!(told(&returned), [("usd".to_owned(), Change::GivenBack, 700)]);
         // Two currencies are never netted.
         let moved = vec![
             entry(2, Adjustment, "usd", Held, Expense, 2_000),
@@ -270,6 +270,6 @@ mod tests {
         ];
         let expected =
             [("eur".to_owned(), Change::GivenBack, 1_800), ("usd".to_owned(), Change::TakenBack, 2_000)];
-        assert_eq!(told(moved), expected);
+        assert_eq!(told(&moved), expected);
     }
 }

@@ -27,10 +27,11 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Routes that keep their callers' keys themselves, for ever and not for a day, and answer a repeat with
 /// what is true now: a decision may have moved into the sale that another was merged into.
-const KEEP_THEIR_OWN: [&str; 5] = [
+const KEEP_THEIR_OWN: [&str; 6] = [
     "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/approve",
     "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/reject",
     "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/clawback",
+    "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/hold-period",
     "/v1/admin/affiliate/programs/{program_id}/payouts/run",
     "/v1/admin/sales/{id}/attribution",
 ];

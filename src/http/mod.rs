@@ -3,9 +3,10 @@
 //! Read [`serve`] for the accept loop and its limits, [`error`] for the one error envelope,
 //! [`webhooks`] for the receiver, [`admin`] and [`affiliate`] for the two sides of the API (with [`page`],
 //! [`params`], [`body`], [`path`] and [`file`] under them), [`client`] for websites and apps, [`redirect`] for affiliates' links,
-//! [`public`] for what needs no key (with [`throttle`] in front of it), [`openapi`] for their description
-//! and [`ops`] for health and metrics. No rule of the product lives here.
+//! [`public`] for what needs no key, [`rate`] for how often strangers may ask and [`address`] for who they
+//! are, [`openapi`] for the description of it all, and [`ops`] for health and metrics. No rule of the product lives here.
 
+pub mod address;
 pub mod admin;
 pub mod affiliate;
 mod auth;
@@ -21,10 +22,9 @@ pub mod page;
 pub mod params;
 pub mod path;
 pub mod public;
-mod rate;
+pub mod rate;
 pub mod redirect;
 pub mod serve;
-pub mod throttle;
 pub mod webhooks;
 
 pub use once::{Once, ShownOnce};
@@ -51,8 +51,8 @@ const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 pub fn api(app: &App) -> OpenApiRouter {
     let public = public::routes(app.clone());
     let keyed = admin::router().merge(affiliate::router());
-    let client = OpenApiRouter::from(client::routes(app.clone()));
-    let links = OpenApiRouter::from(redirect::routes(app.clone()));
+    let client = client::routes(app.clone());
+    let links = redirect::routes(app.clone());
     idempotency::around(keyed, app).with_state(app.clone()).merge(public).merge(client).merge(links)
 }
 

@@ -5,14 +5,92 @@ use axum::{
     extract::{FromRequestParts, Query},
     http::{StatusCode, request::Parts},
 };
+use utoipa::IntoParams;
 
 use super::error::ApiError;
 use crate::domain::{
-    ids::InvalidId,
+    ids::{EnrollmentId, InvalidId, ProgramId},
     money::Currency,
     time::Timestamp,
     window::{Days, InvalidWindow, Window},
 };
+
+/// How [`Params::window`] is described.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct WindowQuery {
+    /// A date, which is the start of that day in UTC, or RFC 3339; from the beginning where it is absent.
+    #[param(nullable = false)]
+    pub from: Option<String>,
+    /// As `from`; the first instant that is left out. Until now where it is absent.
+    #[param(nullable = false)]
+    pub to: Option<String>,
+}
+
+/// How [`Params::days`] is described.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DaysQuery {
+    /// The first day, a date in UTC; 30 days before `to` where it is absent.
+    #[param(nullable = false)]
+    pub from: Option<String>,
+    /// The first day that is left out, at most 366 after `from`; tomorrow where it is absent.
+    #[param(nullable = false)]
+    pub to: Option<String>,
+}
+
+/// How the part of an affiliate's side is described that is asked for.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PartQuery {
+    /// Only what belongs to this program.
+    #[param(nullable = false)]
+    pub program_id: Option<ProgramId>,
+    /// Only what belongs to this enrollment.
+    #[param(nullable = false)]
+    pub enrollment_id: Option<EnrollmentId>,
+}
+
+/// How the format of a file is described.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct FormatQuery {
+    /// One object per line, or comma-separated values with a header.
+    #[param(nullable = false, pattern = "^(csv|ndjson)$", default = "csv")]
+    pub format: Option<String>,
+}
+
+/// How the order of a leaderboard is described.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct RankQuery {
+    /// What decides; `earned` and `net` need a currency.
+    #[param(nullable = false, pattern = "^(earned|net|conversions|clicks)$", default = "conversions")]
+    pub by: Option<String>,
+    /// Whose amounts are shown.
+    #[param(nullable = false, pattern = "^[A-Za-z]{3}$")]
+    pub currency: Option<String>,
+    /// Affiliates that are shown.
+    #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
+    pub limit: Option<i64>,
+}
+
+/// How the choice of a statement is described.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct StatementQuery {
+    /// Whose statement.
+    pub enrollment_id: EnrollmentId,
+    /// Of which currency.
+    #[param(pattern = "^[A-Za-z]{3}$")]
+    pub currency: String,
+    /// Only where the enrollment is of this program.
+    #[param(nullable = false)]
+    pub program_id: Option<ProgramId>,
+    /// A page of lines, or all of them as comma-separated values.
+    #[param(nullable = false, pattern = "^(json|csv)$", default = "json")]
+    pub format: Option<String>,
+}
 
 /// The parameters of a request. Those that a route does not take are for others.
 #[derive(Debug)]

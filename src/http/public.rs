@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
+    address::{client, network_of},
     admin::Data,
     auth::origin,
     body::Body,
@@ -23,8 +24,8 @@ use super::{
         answers::{Forbidden, TooManyRequests},
         schemas::{Email, Name},
     },
+    rate::{Limiter, Rate},
     serve::Peer,
-    throttle::{Rate, Throttle, client},
 };
 use crate::{
     app::{
@@ -36,19 +37,21 @@ use crate::{
 };
 
 /// A person signs up once; an office may share an address.
-const EACH: Rate = Rate { burst: 5, refill_s: 60 };
+const EACH: Rate = Rate { burst: 5, refill_ms: 60_000 };
 /// Each signup is a transaction, and SQLite has one writer.
-const ALL: Rate = Rate { burst: 60, refill_s: 1 };
+const ALL: Rate = Rate { burst: 60, refill_ms: 1_000 };
+/// Clients kept in mind; [`ALL`] lets fewer through while one bucket fills.
+const CLIENTS_MAX: usize = 1_024;
 
 #[derive(Clone)]
 struct Public {
     app: App,
-    signups: Arc<Throttle>,
+    signups: Arc<Limiter<IpAddr>>,
 }
 
 /// The routes, with the memory of who asked how often.
 pub fn routes(app: App) -> OpenApiRouter {
-    let public = Public { app, signups: Arc::new(Throttle::new(EACH, ALL)) };
+    let public = Public { app, signups: Arc::new(Limiter::new(EACH, CLIENTS_MAX).together(ALL)) };
     OpenApiRouter::new().routes(routes!(sign_up)).with_state(public)
 }
 
@@ -135,7 +138,7 @@ async fn sign_up(
     Body(request): Body<SignupRequest>,
 ) -> Result<Response, ApiError> {
     let SignupRequest { email, name, organization_name } = request;
-    public.signups.take(client, public.app.now()).map_err(|seconds| {
+    public.signups.take(network_of(client), public.app.now()).map_err(|seconds| {
         let message = "too many signups; come back later";
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
     })?;

@@ -1,7 +1,7 @@
-//! Token buckets in memory: how often one caller may do something on this node.
+//! How often one caller may do something on this node: token buckets in memory.
 //!
-//! They keep one caller from taking the place of the others. They are no gate for money, so nothing is
-//! stored, and each node counts for itself.
+//! They keep one caller from taking the place of the others, and a flood away from the database. They are
+//! no gate for money, so nothing is stored, and with several nodes each lets as much through.
 
 use std::{
     collections::HashMap,
@@ -11,62 +11,92 @@ use std::{
 
 use crate::domain::time::Timestamp;
 
-const SECOND_US: i64 = 1_000_000;
-
-/// How much a caller may do.
+/// The size of a bucket, and how fast it fills again.
 #[derive(Clone, Copy, Debug)]
-pub struct Allowance {
-    /// On average, a second; at least 1.
-    pub per_second: u32,
-    /// At once, after a pause; at least 1.
+pub struct Rate {
+    /// Requests that may come at once.
     pub burst: u32,
+    /// Milliseconds until one more may.
+    pub refill_ms: u32,
 }
 
-/// A bucket for each caller.
+/// A bucket as the instant at which it is full again: a request moves that by one refill, and is refused
+/// where it would be further away than an empty bucket is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    full_at_us: i64,
+}
+
+impl Rate {
+    fn refill_us(self) -> i64 {
+        i64::from(self.refill_ms) * 1_000
+    }
+
+    /// The bucket after a request at `now`, or the seconds until one would be let through.
+    fn take(self, bucket: Bucket, now: Timestamp) -> Result<Bucket, u32> {
+        let now = now.as_micros();
+        let room = self.refill_us() * i64::from(self.burst);
+        // A clock that was set back must not keep anybody out for longer than an empty bucket does.
+        let full_at_us =
+            bucket.full_at_us.clamp(now, now.saturating_add(room)).saturating_add(self.refill_us());
+        let wait_us = full_at_us.saturating_sub(now.saturating_add(room));
+        if wait_us <= 0 {
+            return Ok(Bucket { full_at_us });
+        }
+        // Rounded up: who comes back after that is let through.
+        let seconds = wait_us.saturating_add(999_999) / 1_000_000;
+        Err(u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+}
+
+/// A bucket for each caller, and one for all of them together where that is asked for.
 #[derive(Debug)]
 pub struct Limiter<K> {
-    allowance: Allowance,
-    /// Callers kept in mind at most.
+    each: Rate,
+    all: Option<Rate>,
     callers_max: usize,
-    /// When each caller's bucket will be full again, microseconds.
-    full_at: Mutex<HashMap<K, i64>>,
+    buckets: Mutex<Buckets<K>>,
+}
+
+#[derive(Debug)]
+struct Buckets<K> {
+    all: Bucket,
+    by_caller: HashMap<K, Bucket>,
 }
 
 impl<K: Eq + Hash> Limiter<K> {
-    /// Keeps at most `callers_max` callers in mind.
+    /// At most `each` per caller. Keeps at most `callers_max` of them in mind.
     #[must_use]
-    pub fn new(allowance: Allowance, callers_max: usize) -> Self {
-        Self { allowance, callers_max, full_at: Mutex::default() }
+    pub fn new(each: Rate, callers_max: usize) -> Self {
+        let buckets = Buckets { all: Bucket::default(), by_caller: HashMap::new() };
+        Self { each, all: None, callers_max, buckets: Mutex::new(buckets) }
     }
 
-    /// Takes one token of `caller`.
+    /// And at most `all` of them together.
+    #[must_use]
+    pub fn together(self, all: Rate) -> Self {
+        Self { all: Some(all), ..self }
+    }
+
+    /// Counts a request.
     ///
     /// # Errors
-    /// The seconds after which there is one again, at least 1.
+    /// The seconds after which the next one is let through, at least 1. A refused request counts for
+    /// nobody.
     pub fn take(&self, caller: K, now: Timestamp) -> Result<(), u32> {
-        let now = now.as_micros();
-        let token = SECOND_US / i64::from(self.allowance.per_second.max(1));
-        let depth = token.saturating_mul(i64::from(self.allowance.burst.max(1)));
-        let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if full_at.len() >= self.callers_max && !full_at.contains_key(&caller) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all.map_or(Ok(buckets.all), |all| all.take(buckets.all, now))?;
+        let own = self.each.take(buckets.by_caller.get(&caller).copied().unwrap_or_default(), now)?;
+        if buckets.by_caller.len() >= self.callers_max && !buckets.by_caller.contains_key(&caller) {
             // Who has a full bucket is as good as unknown. If everybody is busy, all begin anew: a flood
             // of made-up callers must not take memory, nor shut the others out.
-            full_at.retain(|_, at| *at > now);
-            if full_at.len() >= self.callers_max {
-                full_at.clear();
+            buckets.by_caller.retain(|_, bucket| bucket.full_at_us > now.as_micros());
+            if buckets.by_caller.len() >= self.callers_max {
+                buckets.by_caller.clear();
             }
         }
-        let entry = full_at.entry(caller).or_insert(now);
-        // A clock that was set back leaves no bucket emptier than empty.
-        let filled = (*entry).clamp(now, now.saturating_add(depth));
-        let taken = filled.saturating_add(token);
-        let missing = taken.saturating_sub(now).saturating_sub(depth);
-        if missing > 0 {
-            *entry = filled;
-            let seconds = missing.saturating_add(SECOND_US - 1) / SECOND_US;
-            return Err(u32::try_from(seconds).unwrap_or(u32::MAX).max(1));
-        }
-        *entry = taken;
+        buckets.all = all;
+        buckets.by_caller.insert(caller, own);
         Ok(())
     }
 }
@@ -77,35 +107,63 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_secs(1_750_000_000);
 
-    fn taken(limiter: &Limiter<&'static str>, caller: &'static str, at: Timestamp) -> usize {
+    fn let_through(limiter: &Limiter<&'static str>, caller: &'static str, at: Timestamp) -> usize {
         (0..100).take_while(|_| limiter.take(caller, at).is_ok()).count()
     }
 
     #[test]
     fn a_burst_is_let_through_and_then_the_average() {
-        let limiter = Limiter::new(Allowance { per_second: 2, burst: 5 }, 10);
-        assert_eq!(taken(&limiter, "a", NOW), 5);
+        let limiter = Limiter::new(Rate { burst: 5, refill_ms: 500 }, 10);
+        assert_eq!(let_through(&limiter, "a", NOW), 5);
         assert_eq!(limiter.take("a", NOW), Err(1));
-        assert_eq!(taken(&limiter, "a", NOW.plus_secs(1)), 2);
-        assert_eq!(taken(&limiter, "a", NOW.plus_secs(60)), 5, "no more than a burst is saved up");
-        assert_eq!(taken(&limiter, "b", NOW), 5, "callers do not share");
+        assert_eq!(let_through(&limiter, "a", NOW.plus_secs(1)), 2);
+        assert_eq!(let_through(&limiter, "a", NOW.plus_secs(60)), 5, "no more than a burst is saved up");
+        assert_eq!(let_through(&limiter, "b", NOW), 5, "callers do not share");
     }
 
     #[test]
-    fn a_clock_that_is_set_back_shuts_nobody_out_for_long() {
-        let limiter = Limiter::new(Allowance { per_second: 1, burst: 2 }, 10);
-        assert_eq!(taken(&limiter, "a", NOW), 2);
+    fn who_is_refused_is_told_when_to_come_back_and_has_lost_nothing() {
+        let limiter = Limiter::new(Rate { burst: 3, refill_ms: 60_000 }, 10);
+        assert_eq!(let_through(&limiter, "a", NOW), 3);
+        assert_eq!(limiter.take("a", NOW), Err(60));
+        assert_eq!(limiter.take("a", NOW.plus_secs(59)), Err(1));
+        assert_eq!(limiter.take("a", NOW.plus_secs(60)), Ok(()));
+        assert_eq!(limiter.take("a", NOW.plus_secs(60)), Err(60));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_nobody_out_for_longer() {
+        let limiter = Limiter::new(Rate { burst: 3, refill_ms: 60_000 }, 10);
+        assert_eq!(let_through(&limiter, "a", NOW), 3);
         let back = NOW.plus_secs(-86_400);
-        assert_eq!(limiter.take("a", back), Err(1));
-        assert_eq!(taken(&limiter, "a", back.plus_secs(2)), 2);
+        assert_eq!(limiter.take("a", back), Err(60));
+        assert_eq!(let_through(&limiter, "a", back.plus_secs(120)), 2);
+    }
+
+    #[test]
+    fn all_together_are_limited_and_no_bucket_is_kept_for_the_refused() {
+        let limiter = Limiter::new(Rate { burst: 3, refill_ms: 60_000 }, 100);
+        let limiter = limiter.together(Rate { burst: 5, refill_ms: 1_000 });
+        assert_eq!((0..100).filter(|caller| limiter.take(*caller, NOW).is_ok()).count(), 5);
+        assert_eq!(limiter.buckets.lock().unwrap().by_caller.len(), 5);
+        assert_eq!(limiter.take(100, NOW), Err(1));
+        assert_eq!(limiter.take(100, NOW.plus_secs(1)), Ok(()));
+    }
+
+    #[test]
+    fn one_busy_caller_does_not_use_up_what_all_may_do_together() {
+        let limiter = Limiter::new(Rate { burst: 2, refill_ms: 60_000 }, 100);
+        let limiter = limiter.together(Rate { burst: 5, refill_ms: 60_000 });
+        assert_eq!(let_through(&limiter, "flood", NOW), 2);
+        assert_eq!(let_through(&limiter, "b", NOW), 2, "a refusal has cost the others nothing");
     }
 
     #[test]
     fn callers_without_number_take_no_memory_without_end() {
-        let limiter = Limiter::new(Allowance { per_second: 1, burst: 1 }, 4);
+        let limiter = Limiter::new(Rate { burst: 1, refill_ms: 1_000 }, 4);
         for caller in 0..1_000 {
             assert!(limiter.take(caller, NOW).is_ok());
-            assert!(limiter.full_at.lock().unwrap().len() <= 4);
+            assert!(limiter.buckets.lock().unwrap().by_caller.len() <= 4);
         }
     }
 }

@@ -6,19 +6,20 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
     extract::{RawPathParams, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
 };
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     error::ApiError,
-    rate::{Allowance, Limiter},
+    openapi::schemas::ReferralCode,
+    rate::{Limiter, Rate},
 };
 use crate::{
     app::{App, redirect},
+    domain::ids::ProjectId,
     telemetry::names,
 };
 
@@ -30,7 +31,7 @@ const COOKIE_MAX_AGE_S: u32 = 31_536_000;
 
 /// Clicks of one code that are written down. More than a campaign brings; a script that asks for the same
 /// link over and over is forwarded and not counted.
-const OF_CODE: Allowance = Allowance { per_second: 50, burst: 500 };
+const OF_CODE: Rate = Rate { burst: 500, refill_ms: 20 };
 
 /// Codes kept in mind for their limit.
 const CODES_MAX: usize = 100_000;
@@ -42,26 +43,60 @@ struct Links {
 }
 
 /// The redirect routes.
-pub fn routes(app: App) -> Router {
+pub fn routes(app: App) -> OpenApiRouter {
     let limiter = Arc::new(Limiter::new(OF_CODE, CODES_MAX));
-    Router::new()
-        .route("/r/{code}", get(follow))
-        .route("/r/{project_id}/{code}", get(follow))
+    OpenApiRouter::new()
+        .routes(routes!(follow))
+        .routes(routes!(follow_of_project))
         .with_state(Links { app, limiter })
 }
 
+/// Leads a visitor to the landing page of an affiliate's program, and counts the click.
+#[utoipa::path(
+    get, path = "/r/{code}",
+    operation_id = "followLink", tag = "links", security(()),
+    params(("code" = ReferralCode, Path)),
+    responses((status = 302, description = "To the landing page.",
+        headers(("location" = String), ("set-cookie" = String, description = "The visitor's anonymous id."))))
+)]
 async fn follow(
     State(links): State<Links>,
     path: RawPathParams,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    forward(&links, &path, &method, &headers).await
+}
+
+/// The same where the code alone does not say whose it is.
+#[utoipa::path(
+    get, path = "/r/{project_id}/{code}",
+    operation_id = "followLinkOfProject", tag = "links", security(()),
+    params(("project_id" = ProjectId, Path), ("code" = ReferralCode, Path)),
+    responses((status = 302, description = "To the landing page.",
+        headers(("location" = String), ("set-cookie" = String, description = "The visitor's anonymous id."))))
+)]
+async fn follow_of_project(
+    State(links): State<Links>,
+    path: RawPathParams,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    forward(&links, &path, &method, &headers).await
+}
+
+async fn forward(
+    links: &Links,
+    path: &RawPathParams,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
     let named = |name| path.iter().find(|(key, _)| *key == name).map(|(_, value)| value);
     let code = named("code").ok_or_else(ApiError::not_found)?;
     let destination = redirect::resolve(&links.app, named("project_id"), code).await?;
-    let browser = redirect::browser_id(cookie(&headers));
+    let browser = redirect::browser_id(cookie(headers));
     let anonymous_id = destination.visitor(&browser);
-    let outcome = if !destination.counts() || method == Method::HEAD || is_prefetch(&headers) {
+    let outcome = if !destination.counts() || *method == Method::HEAD || is_prefetch(headers) {
         "not_counted"
     } else if links.limiter.take(destination.code().to_owned(), links.app.now()).is_err() {
         "limited"

@@ -236,6 +236,25 @@ pub async fn claim_due_sales(
     ids.iter().map(|id| SaleId::parse(id).map_err(|_| corrupt("sale", "id", id))).collect()
 }
 
+/// As [`claim_due_sales`], only those of a program.
+pub async fn claim_due_sales_of(
+    tx: &mut Tx,
+    program: &ProgramId,
+    now: Timestamp,
+    limit: i64,
+) -> Result<BTreeSet<SaleId>, StoreError> {
+    // Served by the partial index `commission_due`.
+    const SQL: Sql = for_update_skip_locked!(
+        "SELECT id FROM sale WHERE id IN (
+             SELECT sale_id FROM commission WHERE due_at_us <= $1 AND program_id = $2
+             ORDER BY due_at_us, id LIMIT $3)
+         ORDER BY id"
+    );
+    let ids: Vec<String> =
+        tx.q(SQL).bind(now.as_micros()).bind(program.as_str()).bind(limit).scalars().await?;
+    ids.iter().map(|id| SaleId::parse(id).map_err(|_| corrupt("sale", "id", id))).collect()
+}
+
 /// Lets the due commissions of a sale that cannot be folded wait until `until`.
 pub async fn postpone(
     tx: &mut Tx,

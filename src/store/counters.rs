@@ -18,8 +18,10 @@ use crate::{
 
 fn text(key: &CounterKey) -> String {
     match key {
-        CounterKey::Sales(enrollment, currency) => format!("sales/{enrollment}/{currency}"),
-        CounterKey::Payments(enrollment, customer) => format!("payments/{enrollment}/{customer}"),
+        CounterKey::Sales(enrollment, currency) => {
+            ["sales", enrollment.as_str(), currency.as_str()].join("/")
+        }
+        CounterKey::Payments(enrollment, customer) => ["payments", enrollment.as_str(), customer].join("/"),
     }
 }
 
@@ -35,7 +37,7 @@ pub async fn lock(tx: &mut Tx, keys: &BTreeSet<CounterKey>) -> Result<(), StoreE
     }
     let mut texts: Vec<String> = keys.iter().map(text).collect();
     texts.sort();
-    let rows = Value::from_iter(texts.iter().map(|key| json!({ "key": key }))).to_string();
+    let rows = texts.iter().map(|key| json!({ "key": key })).collect::<Value>().to_string();
     tx.q(ADD).bind(&*rows).exec().await?;
     tx.q(LOCK).bind(&*rows).scalars::<String>().await?;
     Ok(())

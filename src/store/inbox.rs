@@ -392,6 +392,12 @@ pub async fn find(conn: &mut Conn, id: &str) -> Result<Option<EventRow>, StoreEr
     conn.q(SQL).bind(id).one().await
 }
 
+/// The bytes of an event by our id; none once they are archived elsewhere.
+pub async fn find_body(conn: &mut Conn, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    const SQL: &str = "SELECT body FROM inbox WHERE id = $1 AND body IS NOT NULL";
+    conn.q(SQL).bind(id).scalar().await
+}
+
 /// One event by its unique key ([`NewEvent::key`]).
 pub async fn find_by_key(
     conn: &mut Conn,

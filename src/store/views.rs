@@ -36,6 +36,10 @@ pub struct ConversionRow {
     pub state: String,
     /// Why it is in that state.
     pub reason: Option<String>,
+    /// The version of the terms that it is reckoned by.
+    pub terms_version: i64,
+    /// Where the sale stands among others, as JSON.
+    pub position: Option<String>,
     /// Its currency.
     pub currency: String,
     /// Accrued, minor units.
@@ -53,7 +57,8 @@ pub async fn list_conversions(
 ) -> Result<Vec<ConversionRow>, StoreError> {
     const SQL: &str = "SELECT v.id, v.sale_id, v.enrollment_id, v.program_id, v.project_id, v.kind,
             v.external_id, v.attributed_by, v.code, v.touchpoint_id, t.at_us AS touched_at_us, v.created_at_us,
-            c.id AS commission_id, c.state, c.reason, c.currency, c.earned_minor, c.clawed_minor
+            c.id AS commission_id, c.state, c.reason,
+            c.terms_version, c.position, c.currency, c.earned_minor, c.clawed_minor
         FROM conversion v JOIN commission c ON c.conversion_id = v.id AND c.level = 0
             LEFT JOIN touchpoint t ON t.id = v.touchpoint_id
         WHERE v.program_id = $1 AND ($2 IS NULL OR (v.created_at_us, v.id) < ($2, $3))
@@ -69,7 +74,8 @@ pub async fn find_conversion(
 ) -> Result<Option<ConversionRow>, StoreError> {
     const SQL: &str = "SELECT v.id, v.sale_id, v.enrollment_id, v.program_id, v.project_id, v.kind,
             v.external_id, v.attributed_by, v.code, v.touchpoint_id, t.at_us AS touched_at_us, v.created_at_us,
-            c.id AS commission_id, c.state, c.reason, c.currency, c.earned_minor, c.clawed_minor
+            c.id AS commission_id, c.state, c.reason,
+            c.terms_version, c.position, c.currency, c.earned_minor, c.clawed_minor
         FROM conversion v JOIN commission c ON c.conversion_id = v.id AND c.level = 0
             LEFT JOIN touchpoint t ON t.id = v.touchpoint_id
         WHERE v.id = $1";
@@ -107,7 +113,8 @@ pub async fn find_reported_conversion(
 ) -> Result<Option<ConversionRow>, StoreError> {
     const SQL: &str = "SELECT v.id, v.sale_id, v.enrollment_id, v.program_id, v.project_id, v.kind,
             v.external_id, v.attributed_by, v.code, v.touchpoint_id, t.at_us AS touched_at_us, v.created_at_us,
-            c.id AS commission_id, c.state, c.reason, c.currency, c.earned_minor, c.clawed_minor
+            c.id AS commission_id, c.state, c.reason,
+            c.terms_version, c.position, c.currency, c.earned_minor, c.clawed_minor
         FROM sale_alias a JOIN conversion v ON v.sale_id = a.sale_id
             JOIN commission c ON c.conversion_id = v.id AND c.level = 0
             LEFT JOIN touchpoint t ON t.id = v.touchpoint_id
@@ -176,6 +183,10 @@ pub struct CommissionRow {
     pub state: String,
     /// Why it is in that state.
     pub reason: Option<String>,
+    /// The version of the terms that it is reckoned by.
+    pub terms_version: i64,
+    /// Where the sale stands among others, as JSON.
+    pub position: Option<String>,
     /// When the sale was paid, microseconds.
     pub paid_at_us: i64,
     /// When time alone can change it next, microseconds.

@@ -35,7 +35,7 @@ async fn clicks(shop: &Shop, affiliate: &str, day: i64, number: i64) {
     click(&shop.node.app.db, &program, &shop.enrollment(affiliate), day, number).await;
 }
 
-/// A small generator (SplitMix64), so that a seed names a story for ever.
+/// A small generator (`SplitMix64`), so that a seed names a story for ever.
 struct Dice(u64);
 
 impl Dice {
@@ -59,7 +59,7 @@ async fn live_through(shop: &Shop, seed: u64) {
             let currency = ["usd", "eur", "jpy"][usize::try_from(dice.below(3)).unwrap()];
             let amount = 1 + dice.below(100_000);
             let event = paid_after(sale(who, &id, amount, currency), dice.below(6 * 86_400));
-            shop.tell_and_process(&[event.clone()]).await;
+            shop.tell_and_process(std::slice::from_ref(&event)).await;
             shop.deliver("a", &event).await;
             sold.push((format!("{id} {currency}"), amount));
         } else {
@@ -108,6 +108,9 @@ async fn plain_sales(db: &Db) -> BTreeMap<(i64, String), [i64; 3]> {
 fn number(value: &Value) -> i64 {
     value.as_i64().unwrap_or_else(|| panic!("{value} is no whole number"))
 }
+
+/// What the programs owe for, by currency.
+const BALANCES: &str = "SELECT debit_minor - credit_minor, currency FROM balance WHERE account = 'expense'";
 
 on_each_engine! {
     async fn the_figures_of_random_stories_are_the_plain_sums_of_the_ledger(db: TestDb) {
@@ -160,7 +163,6 @@ on_each_engine! {
         assert!(totals.is_empty(), "every currency of a day is in the totals: {totals:?}");
 
         // The balance of the program's expense is what all of it cost.
-        const BALANCES: &str = "SELECT debit_minor - credit_minor, currency FROM balance WHERE account = 'expense'";
         let balances: Vec<(i64, String)> = db.db.read().await.unwrap().q(BALANCES).all().await.unwrap();
         for (net, currency) in balances {
             let rows = shown["totals"]["currencies"].as_array().unwrap();

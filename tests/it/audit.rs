@@ -1,10 +1,6 @@
 //! The audit log: every change that somebody asks for, who may read of it, and that nothing is taken back.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{
     body::Body,
@@ -28,55 +24,30 @@ use super::{
     },
 };
 
-/// The routes of the source that change something, as `METHOD path`. Those of the receiver take what
-/// providers tell: their log is the inbox.
-fn changing_routes() -> BTreeSet<String> {
+/// The routes of the API that change something, as `METHOD path`. Those of the receiver take what providers
+/// tell: their log is the inbox. Those of the client API take clicks: their log is the touchpoints. A preview
+/// changes nothing.
+async fn changing_routes(api: &Api) -> BTreeSet<String> {
+    let (_, document) = api.call("", Method::GET, "/openapi.json", &Value::Null).await;
     let mut found = BTreeSet::new();
-    read_routes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http"), &mut found);
-    assert!(found.len() > 20, "the routes are where the test looks: {found:?}");
-    found
-}
-
-fn read_routes(directory: &Path, found: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            read_routes(&path, found);
-            continue;
-        }
-        if path.ends_with("webhooks.rs") {
-            continue;
-        }
-        let text = fs::read_to_string(&path).unwrap();
-        let product = text.split("#[cfg(test)]").next().unwrap();
-        for route in product.split(".route(").skip(1) {
-            let mut parts = route.split('"');
-            let (Some(""), Some(path)) = (parts.next().map(str::trim), parts.next()) else {
-                panic!("a route whose path is no literal: {route}")
-            };
-            // The handlers of the last route end where the function does.
-            let handlers = parts.next().unwrap().split([';', '}']).next().unwrap();
-            for (word, method) in [
-                ("post(", "POST"),
-                ("put(", "PUT"),
-                ("patch(", "PATCH"),
-                ("delete(", "DELETE"),
-                ("delete_route(", "DELETE"),
-            ] {
-                let is_called = handlers
-                    .match_indices(word)
-                    .any(|(at, _)| !handlers[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'));
-                if is_called {
-                    found.insert(format!("{method} {path}"));
-                }
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let is_logged_elsewhere = ["/webhooks/", "/v1/client/"].iter().any(|prefix| path.starts_with(prefix))
+            || path.ends_with("/preview");
+        for method in methods.as_object().unwrap().keys().filter(|_| !is_logged_elsewhere) {
+            if !["get", "head", "options", "parameters"].contains(&method.as_str()) {
+                found.insert(format!("{} {path}", method.to_uppercase()));
             }
         }
     }
+    assert!(found.len() > 30, "the routes are where the test looks: {found:?}");
+    found
 }
 
 /// Asks for one change after another and looks for its row.
 struct Walk {
     api: Api,
+    /// Who asks, and the kind of their key.
+    by: (String, &'static str),
     /// The routes that were taken.
     taken: BTreeSet<String>,
 }
@@ -96,7 +67,7 @@ impl Walk {
         let request = Request::builder()
             .method(Method::from_bytes(method.as_bytes()).unwrap())
             .uri(&path)
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.api.operator))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.by.0))
             .header("x-request-id", format!("walk-{before}"))
             .body(if body.is_null() { Body::empty() } else { Body::from(body.to_string()) })
             .unwrap();
@@ -110,10 +81,69 @@ impl Walk {
         assert_eq!(rows.len(), before + 1, "{route} leaves one row");
         let row = rows.iter().find(|row| row["request_id"] == json!(format!("walk-{before}"))).unwrap();
         assert_eq!(row["action"], json!(action), "{route}");
-        assert_eq!((&row["actor_kind"], &row["idempotency_id"]), (&json!("operator"), &Value::Null));
-        assert!(row["actor"].as_str().unwrap().starts_with("key_"), "{row}");
+        assert_eq!((&row["actor_kind"], &row["idempotency_id"]), (&json!(self.by.1), &Value::Null));
+        let actor = row["actor"].as_str().unwrap();
+        assert!(actor.starts_with("key_") || actor == self.by.1, "{row}");
         self.taken.insert(route.to_owned());
         answer["data"].take()
+    }
+
+    /// What joins an affiliate to programs, by the owner and by themself. Gives the secrets that were shown.
+    async fn affiliate_side(&mut self, owner: &str, program: &str, enrolled: &str) -> Vec<String> {
+        let operator = self.by.clone();
+        let of_program = |rest: &str| format!("POST /v1/admin/affiliate/programs/{{program_id}}/{rest}");
+        let route = "PATCH /v1/admin/affiliate/programs/{program_id}/enrollments/{id}";
+        let rate = json!({ "commission_override": { "bps": 2500 } });
+        self.changes(route, &[program, enrolled], rate, "enrollment.updated").await;
+        let code = json!({ "code": "ANNS10", "kind": "coupon" });
+        self.changes(&of_program("enrollments/{id}/codes"), &[program, enrolled], code, "code.created").await;
+        let route = "DELETE /v1/admin/affiliate/programs/{program_id}/enrollments/{id}/codes/{code}";
+        self.changes(route, &[program, enrolled, "ANNS10"], Value::Null, "code.retired").await;
+
+        self.by = (String::new(), "anonymous");
+        let person = json!({ "email": "cat@example.com", "name": "Cat" });
+        let signed_up =
+            self.changes("POST /v1/public/affiliate/signup", &[], person, "account.signed_up").await;
+        let affiliate = signed_up["organization"]["id"].as_str().unwrap();
+        let affiliate_key = (signed_up["key"].as_str().unwrap().to_owned(), "organization");
+        let me = |rest: &str| format!("POST /v1/affiliate/me/{rest}");
+        for (number, answer) in ["accept", "decline", "applications"].into_iter().enumerate() {
+            self.by = operator.clone();
+            let another = json!({
+                "owner_organization_id": owner, "name": format!("P{number}"), "status": "active",
+                "applications": "open", "commission": { "type": "percentage", "bps": 100 },
+            });
+            let another = id_of(
+                &self.changes("POST /v1/admin/affiliate/programs", &[], another, "program.created").await,
+            );
+            if answer == "applications" {
+                self.by = affiliate_key.clone();
+                let which = json!({ "program_id": another });
+                self.changes(&me("applications"), &[], which, "enrollment.applied").await;
+                continue;
+            }
+            let whom = json!({ "affiliate_org_id": affiliate });
+            let invited = self.changes(&of_program("invites"), &[&another], whom, "enrollment.created").await;
+            self.by = affiliate_key.clone();
+            let action = if answer == "accept" { "enrollment.accepted" } else { "enrollment.declined" };
+            let invited = id_of(&invited);
+            self.changes(&me(&format!("invites/{{id}}/{answer}")), &[&invited], Value::Null, action).await;
+            if answer == "accept" {
+                self.changes(&me("enrollments/{id}/codes"), &[&invited], json!({}), "code.rotated").await;
+            }
+        }
+        self.by = operator.clone();
+        let whom = json!({ "email": "cat@example.com" });
+        let invited =
+            id_of(&self.changes(&of_program("invites"), &[program], whom, "enrollment.created").await);
+        let route = of_program("enrollments/{id}/invite-token");
+        let renewed =
+            self.changes(&route, &[program, &invited], Value::Null, "enrollment.token_renewed").await;
+        self.by = affiliate_key.clone();
+        let token = json!({ "token": renewed["invite_token"] });
+        self.changes(&me("invites/accept"), &[], token, "enrollment.accepted").await;
+        self.by = operator;
+        vec![renewed["invite_token"].as_str().unwrap().to_owned(), affiliate_key.0]
     }
 
     /// Every row that an operator can read.
@@ -149,7 +179,9 @@ async fn api_of(bank: &Bank) -> Api {
 on_each_engine! {
     async fn every_route_that_changes_something_leaves_a_row(db: TestDb) {
         let bank = Bank::open_with(&db, &[("REMIT_SECRETS__MASTER_KEY", MASTER_KEY)]).await;
-        let mut walk = Walk { api: api_of(&bank).await, taken: BTreeSet::new() };
+        let api = api_of(&bank).await;
+        let by = (api.operator.clone(), "operator");
+        let mut walk = Walk { api, by, taken: BTreeSet::new() };
         let nothing = || Value::Null;
 
         let owner = walk
@@ -187,6 +219,7 @@ on_each_engine! {
             let body = if verb == "hold" { json!({ "reason": "to be looked at" }) } else { nothing() };
             walk.changes(&route, &[&program, &enrolled[who]], body, &format!("enrollment.{action}")).await;
         }
+        let secrets = walk.affiliate_side(&owner, &program, &enrolled[0]).await;
         let mut conversions = Vec::new();
         for order in ["order_1", "order_2"] {
             let body = json!({ "project_id": project, "external_id": order, "code": "ANN", "gross_amount_cents": 9_900 });
@@ -227,9 +260,10 @@ on_each_engine! {
         let said = json!({ "not_executed": true, "evidence": "their support has looked", "approver": approver });
         walk.changes("POST /v1/admin/jobs/{id}/resolve", &[&intent], said, "job.resolved").await;
 
-        assert_eq!(walk.taken, changing_routes(), "each route that changes something is walked here");
+        assert_eq!(walk.taken, changing_routes(&walk.api).await, "each route that changes something is walked here");
         let all = Value::from(walk.rows().await).to_string();
-        for secret in ["hunter2", "jo@", "ANN@", approver.split('_').nth(3).unwrap()] {
+        assert!(secrets.iter().all(|secret| secret.len() > 20 && !all.contains(secret)), "a secret is in the log");
+        for secret in ["hunter2", "jo@", "ANN@", "cat@", approver.split('_').nth(3).unwrap()] {
             assert!(!all.contains(secret), "{secret} is in the log");
         }
         assert!(all.contains("j***@example.com"));

@@ -9,6 +9,8 @@ mod auditor;
 mod authz;
 mod bank_payouts;
 mod books_api;
+mod boxes;
+mod checklist;
 mod conformance;
 mod conversions;
 mod directory;

@@ -30,7 +30,7 @@ pub fn upline_target(input: &Input<'_>, direct: &Target, share: BasisPoints) -> 
         _ => 0,
     };
     let Clawed { lost, clawed } = clawed(input, told, amount)?;
-    let flags = flags(input, input.more_stops.iter().collect());
+    let flags = flags(input, &input.more_stops.iter().collect());
     let stopped_by = flags.iter().find(|(_, flag)| flag.cleared.is_none()).map(|(stop, _)| stop.kind);
     let is_claimed = commission.claimed;
     if is_claimed && direct.currency != commission.currency {

@@ -243,9 +243,9 @@ enum RawRule {
         amount_cents: Option<i64>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         currency: Option<Currency>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default)]
         max_months: Option<u16>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default)]
         max_payments: Option<u32>,
     },
     Tiered {

@@ -1,7 +1,9 @@
 //! What a program came to, and who brought most of it: for its owner alone (seed S0, "Watch it perform").
 
-use axum::{Router, extract::State, routing::get};
+use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Answer, Data, ok};
 use crate::{
@@ -11,25 +13,24 @@ use crate::{
         keys::Principal,
     },
     domain::{
-        ids::ProgramId,
+        ids::{EnrollmentId, OrganizationId, ProgramId},
         money::Currency,
         time::Timestamp,
         window::{self, Days},
     },
     http::{
         error::ApiError,
-        params::{Params, refuse},
+        params::{DaysQuery, Params, RankQuery, refuse},
         path::Named,
     },
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/admin/affiliate/programs/{program_id}/analytics", get(of_program))
-        .route("/v1/admin/affiliate/programs/{program_id}/leaderboard", get(leaderboard))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(of_program)).routes(routes!(leaderboard))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Analytics)]
 struct AnalyticsView {
     program_id: ProgramId,
     from: Timestamp,
@@ -39,23 +40,29 @@ struct AnalyticsView {
     leaderboard: Vec<LeaderView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AnalyticsDay)]
 struct DayView {
+    /// Such as `2026-01-31`, in UTC.
+    #[schema(format = Date)]
     date: String,
     #[serde(flatten)]
     figures: FiguresView,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Figures)]
 struct FiguresView {
     clicks: i64,
     conversions: i64,
+    /// Conversions per click; null without clicks.
     conversion_rate_bps: Option<i64>,
     by_status: StatusesView,
     currencies: Vec<CurrencyView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConversionCounts)]
 struct StatusesView {
     pending: i64,
     approved: i64,
@@ -64,16 +71,20 @@ struct StatusesView {
     clawed_back: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CurrencyFigures)]
 struct CurrencyView {
+    #[schema(value_type = Currency)]
     currency: String,
     gross_cents: i64,
     refunded_cents: i64,
     disputed_cents: i64,
+    /// Refunded and disputed of what was paid; null where nothing was.
     refund_rate_bps: Option<i64>,
     earned_cents: i64,
     clawed_cents: i64,
     net_cents: i64,
+    /// Earned per click; null without clicks.
     epc_cents: Option<i64>,
 }
 
@@ -106,6 +117,13 @@ impl From<Figures> for FiguresView {
     }
 }
 
+/// What a program came to, in all and day by day, and who brought most of it.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/analytics",
+    operation_id = "getAnalytics", tag = "analytics",
+    params(("program_id" = ProgramId, Path), DaysQuery),
+    responses((status = 200, description = "The figures.", body = Data<AnalyticsView>))
+)]
 async fn of_program(
     State(app): State<App>,
     by: Principal,
@@ -126,22 +144,27 @@ async fn of_program(
     })
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Leaderboard)]
 struct LeaderboardView {
     program_id: ProgramId,
     from: Timestamp,
     to: Timestamp,
+    #[schema(pattern = "^(earned|net|conversions|clicks)$")]
     by: &'static str,
     currency: Option<Currency>,
     leaders: Vec<LeaderView>,
 }
 
 /// Amounts are null where no currency was asked for.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Leader)]
 struct LeaderView {
     /// 1, 2, 3, …; equal figures have the same rank.
     rank: usize,
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = OrganizationId)]
     affiliate_org_id: String,
     name: String,
     clicks: i64,
@@ -185,6 +208,13 @@ fn ranked(rows: Vec<LeaderRow>, by: Rank, currency: Option<Currency>) -> Vec<Lea
 const LEADERS_DEFAULT: i64 = 20;
 const LEADERS_MAX: i64 = 100;
 
+/// Who brought most.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/leaderboard",
+    operation_id = "getLeaderboard", tag = "analytics",
+    params(("program_id" = ProgramId, Path), DaysQuery, RankQuery),
+    responses((status = 200, description = "The affiliates, the best first.", body = Data<LeaderboardView>))
+)]
 async fn leaderboard(
     State(app): State<App>,
     by: Principal,

@@ -25,6 +25,7 @@ use crate::{
         commission::{ClawbackReason, CommissionState, DecisionKind},
         ids::{CommissionId, ConversionId, EnrollmentId, ProgramId, ProjectId, SaleId},
         money::Currency,
+        terms::Position,
         time::Timestamp,
     },
     http::{
@@ -45,6 +46,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(approve))
         .routes(routes!(reject))
         .routes(routes!(claw_back))
+        .routes(routes!(set_hold_period))
         .routes(routes!(list_commissions))
         .routes(routes!(list_balances))
         .routes(routes!(explain))
@@ -59,6 +61,11 @@ pub(in crate::http) fn status(state: CommissionState) -> &'static str {
         CommissionState::Denied => "rejected",
         CommissionState::Reversed => "clawed_back",
     }
+}
+
+/// A stored position. It was written by this program, so it can be read.
+fn position(stored: Option<&str>) -> Option<Position> {
+    stored.and_then(|text| serde_json::from_str(text).ok())
 }
 
 #[derive(Default, Serialize, ToSchema)]
@@ -86,7 +93,12 @@ pub(super) struct ConversionView {
     status: &'static str,
     #[schema(value_type = CommissionState)]
     commission_state: String,
+    /// Why it is in that state, or earns nothing.
     reason: Option<String>,
+    /// The version of the program's terms that it is reckoned by.
+    terms_version: i64,
+    /// Where the sale stands among others; null where the terms do not ask.
+    position: Option<Position>,
     #[schema(value_type = Currency)]
     currency: String,
     earned_minor: i64,
@@ -112,6 +124,8 @@ impl From<ConversionRow> for ConversionView {
             touched_at: row.touched_at_us.map(Timestamp::from_micros),
             commission_state: row.state,
             reason: row.reason,
+            terms_version: row.terms_version,
+            position: position(row.position.as_deref()),
             currency: row.currency,
             earned_minor: row.earned_minor,
             clawed_minor: row.clawed_minor,
@@ -214,6 +228,9 @@ struct ReportRequest {
     #[schema(value_type = Option<Timestamp>)]
     occurred_at: Option<String>,
     customer: Option<String>,
+    /// Days that this commission is held; as the program says where it is absent.
+    #[schema(nullable = false, minimum = 0, maximum = 3650)]
+    hold_period_days: Option<i64>,
 }
 
 impl ReportRequest {
@@ -244,6 +261,7 @@ impl ReportRequest {
                 )
             })?,
             customer: self.customer,
+            hold_period_days: self.hold_period_days,
         })
     }
 }
@@ -364,6 +382,34 @@ async fn claw_back(
     decide(&app, &by, path, what).await
 }
 
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct HoldPeriodRequest {
+    /// From the payment on, 86 400 seconds each; 0 releases at once.
+    #[schema(minimum = 0, maximum = 3650)]
+    hold_period_days: i64,
+}
+
+/// Holds a commission for other days than its program says, as long as it is not payable.
+#[utoipa::path(
+    put, path = "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/hold-period",
+    operation_id = "setHoldPeriod", tag = "conversions",
+    params(("program_id" = ProgramId, Path), ("id" = ConversionId, Path)),
+    request_body = HoldPeriodRequest,
+    responses((status = 200, description = "The conversion.", body = Data<ConversionView>))
+)]
+async fn set_hold_period(
+    State(app): State<App>,
+    by: Principal,
+    path: OfProgram,
+    headers: HeaderMap,
+    Body(request): Body<HoldPeriodRequest>,
+) -> Answer<Data<ConversionView>> {
+    let days = decide::check_hold_period(request.hold_period_days)?;
+    let what = OnConversion { amount: Some(i64::from(days)), ..plain(DecisionKind::HoldPeriod, &headers)? };
+    decide(&app, &by, path, what).await
+}
+
 async fn decide(
     app: &App,
     by: &Principal,
@@ -422,7 +468,12 @@ pub(super) struct CommissionListed {
     payable_minor: i64,
     #[schema(value_type = CommissionState)]
     state: String,
+    /// Why it is in that state, or earns nothing.
     reason: Option<String>,
+    /// The version of the program's terms that it is reckoned by.
+    terms_version: i64,
+    /// Where the sale stands among others; null where the terms do not ask.
+    position: Option<Position>,
     paid_at: Timestamp,
     due_at: Option<Timestamp>,
     created_at: Timestamp,
@@ -446,6 +497,8 @@ impl From<CommissionRow> for CommissionListed {
             payable_minor: row.released_minor,
             state: row.state,
             reason: row.reason,
+            terms_version: row.terms_version,
+            position: position(row.position.as_deref()),
             paid_at: Timestamp::from_micros(row.paid_at_us),
             due_at: row.due_at_us.map(Timestamp::from_micros),
             created_at: Timestamp::from_micros(row.created_at_us),

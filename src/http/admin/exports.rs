@@ -1,8 +1,9 @@
 //! A program's conversions, commissions and payouts as files: the rows that the lists show, with the same
 //! fields and values.
 
-use axum::{Router, extract::State, response::Response, routing::get};
+use axum::{extract::State, response::Response};
 use serde::Serialize;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     books::{CommissionListed, ConversionView},
@@ -18,7 +19,7 @@ use crate::{
     http::{
         error::ApiError,
         file::{Format, file},
-        params::Params,
+        params::{FormatQuery, Params, WindowQuery},
         path::Named,
     },
     store::{
@@ -27,13 +28,18 @@ use crate::{
     },
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/admin/affiliate/programs/{program_id}/exports/conversions", get(conversions))
-        .route("/v1/admin/affiliate/programs/{program_id}/exports/commissions", get(commissions))
-        .route("/v1/admin/affiliate/programs/{program_id}/exports/payouts", get(payouts))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(conversions)).routes(routes!(commissions)).routes(routes!(payouts))
 }
 
+/// The conversions of a program as a file, of a stretch of time.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/exports/conversions",
+    operation_id = "exportConversions", tag = "exports",
+    params(("program_id" = ProgramId, Path), WindowQuery, FormatQuery),
+    responses((status = 200, description = "The rows, as the list shows them.",
+        content((String = "text/csv"), (String = "application/x-ndjson"))))
+)]
 async fn conversions(
     State(app): State<App>,
     by: Principal,
@@ -43,6 +49,14 @@ async fn conversions(
     export::<ConversionRow, ConversionView>("conversions", &app, &by, &program, &params).await
 }
 
+/// The commissions of a program as a file, of a stretch of time.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/exports/commissions",
+    operation_id = "exportCommissions", tag = "exports",
+    params(("program_id" = ProgramId, Path), WindowQuery, FormatQuery),
+    responses((status = 200, description = "The rows, as the list shows them.",
+        content((String = "text/csv"), (String = "application/x-ndjson"))))
+)]
 async fn commissions(
     State(app): State<App>,
     by: Principal,
@@ -52,6 +66,14 @@ async fn commissions(
     export::<CommissionRow, CommissionListed>("commissions", &app, &by, &program, &params).await
 }
 
+/// The payouts of a program as a file, of a stretch of time.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/exports/payouts",
+    operation_id = "exportPayouts", tag = "exports",
+    params(("program_id" = ProgramId, Path), WindowQuery, FormatQuery),
+    responses((status = 200, description = "The rows, as the list shows them.",
+        content((String = "text/csv"), (String = "application/x-ndjson"))))
+)]
 async fn payouts(
     State(app): State<App>,
     by: Principal,

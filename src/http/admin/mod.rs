@@ -13,6 +13,7 @@ mod keys;
 mod operations;
 mod organizations;
 mod payouts;
+mod preview;
 mod programs;
 mod projects;
 
@@ -34,6 +35,7 @@ pub fn router() -> OpenApiRouter<App> {
         .merge(keys::router())
         .merge(endpoints::router())
         .merge(programs::router())
+        .merge(preview::router())
         .merge(enrollments::router())
         .merge(codes::router())
         .merge(books::router())
@@ -41,8 +43,8 @@ pub fn router() -> OpenApiRouter<App> {
         .merge(operations::router())
         .merge(jobs::router())
         .merge(audit::router())
-        .merge(OpenApiRouter::from(analytics::router()))
-        .merge(OpenApiRouter::from(exports::router()))
+        .merge(analytics::router())
+        .merge(exports::router())
 }
 
 /// `{"data": {…}}`.

@@ -11,13 +11,14 @@ use crate::{
         App,
         keys::Principal,
         programs::{self, ProgramFields},
+        release,
     },
     domain::{
         ids::{OrganizationId, ProgramId},
         money::BasisPoints,
         payout::{OnTransferReversed, PayoutSchedule},
-        program::ProgramStatus,
-        terms::Terms,
+        program::{Dated, ProgramStatus, TermsVersion},
+        terms::{ApprovalMode, CommissionBase, CommissionRule, FlatOnPartial, ProductRate, Terms},
         time::Timestamp,
     },
     http::{
@@ -33,7 +34,52 @@ use crate::{
 };
 
 pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(find, update))
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(find, update))
+        .routes(routes!(activate))
+        .routes(routes!(pause))
+        .routes(routes!(archive))
+        .routes(routes!(terms))
+        .routes(routes!(release))
+}
+
+/// What a program pays.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Terms)]
+struct TermsView {
+    commission: CommissionRule,
+    product_rates: Vec<ProductRate>,
+    upline_bps: Vec<BasisPoints>,
+    commission_base: CommissionBase,
+    flat_on_partial: FlatOnPartial,
+    approval_mode: ApprovalMode,
+    hold_period_days: u16,
+}
+
+impl From<Terms> for TermsView {
+    fn from(terms: Terms) -> Self {
+        let Terms {
+            commission,
+            commission_base,
+            flat_on_partial,
+            approval_mode,
+            hold_period_days,
+            product_rates,
+            upline_bps,
+            // No version of a program has one.
+            rate_override: _,
+        } = terms;
+        Self {
+            commission,
+            product_rates,
+            upline_bps,
+            commission_base,
+            flat_on_partial,
+            approval_mode,
+            hold_period_days,
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -44,9 +90,8 @@ struct ProgramView {
     name: String,
     #[schema(value_type = ProgramStatus)]
     status: &'static str,
-    /// Commission, base, partial refunds, approval and hold.
     #[serde(flatten)]
-    terms: Terms,
+    terms: TermsView,
     terms_version: i64,
     #[schema(value_type = ConversionKind)]
     conversion_kind: &'static str,
@@ -73,7 +118,7 @@ impl From<ProgramDetails> for ProgramView {
             owner_organization_id: program.organization_id,
             name: program.name,
             status: program.status.value.as_str(),
-            terms: program.terms.value.terms,
+            terms: program.terms.value.terms.into(),
             terms_version: program.terms.value.version,
             conversion_kind: program.conversion_kind.as_str(),
             attribution_model: program.attribution_model.as_str(),
@@ -146,4 +191,104 @@ async fn update(
     Body(fields): Body<ProgramFields>,
 ) -> Answer<Data<ProgramView>> {
     ok(programs::update(&app, &by, &program, fields).await?.into())
+}
+
+/// Starts a program: from then on sales count.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/activate",
+    operation_id = "activateProgram", tag = "programs",
+    params(("program_id" = ProgramId, Path)),
+    responses((status = 200, description = "The program.", body = Data<ProgramView>))
+)]
+async fn activate(
+    State(app): State<App>,
+    by: Principal,
+    path: Named<ProgramId>,
+) -> Answer<Data<ProgramView>> {
+    become_status(&app, &by, &path, ProgramStatus::Active).await
+}
+
+/// Stops a program for a while: what is sold meanwhile does not count.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/pause",
+    operation_id = "pauseProgram", tag = "programs",
+    params(("program_id" = ProgramId, Path)),
+    responses((status = 200, description = "The program.", body = Data<ProgramView>))
+)]
+async fn pause(State(app): State<App>, by: Principal, path: Named<ProgramId>) -> Answer<Data<ProgramView>> {
+    become_status(&app, &by, &path, ProgramStatus::Paused).await
+}
+
+/// Ends a program for good. What was earned is still paid.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/archive",
+    operation_id = "archiveProgram", tag = "programs",
+    params(("program_id" = ProgramId, Path)),
+    responses((status = 200, description = "The program.", body = Data<ProgramView>))
+)]
+async fn archive(State(app): State<App>, by: Principal, path: Named<ProgramId>) -> Answer<Data<ProgramView>> {
+    become_status(&app, &by, &path, ProgramStatus::Archived).await
+}
+
+async fn become_status(
+    app: &App,
+    by: &Principal,
+    Named(program): &Named<ProgramId>,
+    status: ProgramStatus,
+) -> Answer<Data<ProgramView>> {
+    let fields = ProgramFields { status: Some(status.as_str().into()), ..ProgramFields::default() };
+    ok(programs::update(app, by, program, fields).await?.into())
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = TermsVersion)]
+struct TermsVersionView {
+    version: i64,
+    /// The first version holds from the beginning of time.
+    effective_at: Timestamp,
+    terms: TermsView,
+}
+
+impl From<Dated<TermsVersion>> for TermsVersionView {
+    fn from(Dated { at, value: TermsVersion { version, terms } }: Dated<TermsVersion>) -> Self {
+        Self { version, effective_at: at, terms: terms.into() }
+    }
+}
+
+/// Every version of a program's terms, the newest first. A commission names the one it was reckoned by.
+#[utoipa::path(
+    get, path = "/v1/admin/affiliate/programs/{program_id}/terms",
+    operation_id = "listTerms", tag = "programs",
+    params(("program_id" = ProgramId, Path), PageQuery),
+    responses((status = 200, description = "A page of versions.", body = Listing<TermsVersionView>))
+)]
+async fn terms(
+    State(app): State<App>,
+    by: Principal,
+    Named(program): Named<ProgramId>,
+    page: Page<i64>,
+) -> Answer<Listing<TermsVersionView>> {
+    let rows = programs::terms(&app, &by, &program, page.after().copied(), page.fetch()).await?;
+    Ok(Json(page.listing(rows, |row| row.value.version, Into::into)))
+}
+
+#[derive(Serialize, ToSchema)]
+struct Released {
+    /// Commissions that became payable.
+    released: usize,
+}
+
+/// Lets become payable what is due now, without waiting for the schedule. No hold is cut short.
+#[utoipa::path(
+    post, path = "/v1/admin/affiliate/programs/{program_id}/release",
+    operation_id = "releaseCommissions", tag = "programs",
+    params(("program_id" = ProgramId, Path)),
+    responses((status = 200, description = "How many were released.", body = Data<Released>))
+)]
+async fn release(
+    State(app): State<App>,
+    by: Principal,
+    Named(program): Named<ProgramId>,
+) -> Answer<Data<Released>> {
+    ok(Released { released: release::of_program(&app, &by, &program).await? })
 }

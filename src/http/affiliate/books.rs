@@ -1,8 +1,10 @@
 //! An affiliate's conversions, commissions and payouts. Of a sale it shows what the affiliate's amount follows
 //! from, and nothing of who bought.
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Json, extract::State};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Answer, Data, ok, part};
 use crate::{
@@ -13,44 +15,55 @@ use crate::{
     },
     domain::{
         commission::CommissionState,
-        ids::{CommissionId, ConversionId, PayoutId},
+        ids::{CommissionId, ConversionId, EnrollmentId, LotId, PayoutId, ProgramId},
+        ledger::LotKind,
         money::Currency,
+        payout::PayoutState,
         time::Timestamp,
     },
     http::{
         admin::status,
-        page::{Listing, Page},
-        params::Params,
+        openapi::schemas::ConversionStatus,
+        page::{Listing, Page, PageQuery},
+        params::{Params, PartQuery},
         path::Named,
     },
     store::settlement::ItemRow,
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/affiliate/me/conversions", get(list_conversions))
-        .route("/v1/affiliate/me/conversions/{id}", get(find_conversion))
-        .route("/v1/affiliate/me/commissions", get(list_commissions))
-        .route("/v1/affiliate/me/commissions/{id}", get(find_commission))
-        .route("/v1/affiliate/me/payouts", get(list_payouts))
-        .route("/v1/affiliate/me/payouts/{id}", get(find_payout))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list_conversions))
+        .routes(routes!(find_conversion))
+        .routes(routes!(list_commissions))
+        .routes(routes!(find_commission))
+        .routes(routes!(list_payouts))
+        .routes(routes!(find_payout))
 }
 
 /// Rows newest first: the time of the last one in microseconds, and its id.
 type ByTime = Page<(i64, String)>;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnConversion)]
 struct ConversionView {
+    #[schema(value_type = ConversionId)]
     id: String,
+    #[schema(value_type = ProgramId)]
     program_id: String,
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = CommissionId)]
     commission_id: String,
     kind: String,
     attributed_by: String,
     code: Option<String>,
+    #[schema(value_type = ConversionStatus)]
     status: &'static str,
+    #[schema(value_type = CommissionState)]
     commission_state: String,
     reason: Option<String>,
+    #[schema(value_type = Currency)]
     currency: String,
     earned_cents: i64,
     clawed_cents: i64,
@@ -80,6 +93,13 @@ impl From<OwnConversionRow> for ConversionView {
     }
 }
 
+/// The caller's conversions, newest first.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/conversions",
+    operation_id = "listOwnConversions", tag = "affiliate",
+    params(PartQuery, PageQuery),
+    responses((status = 200, description = "A page of conversions.", body = Listing<ConversionView>))
+)]
 async fn list_conversions(
     State(app): State<App>,
     by: Principal,
@@ -90,6 +110,13 @@ async fn list_conversions(
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 
+/// One conversion of the caller's.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/conversions/{id}",
+    operation_id = "getOwnConversion", tag = "affiliate",
+    params(("id" = ConversionId, Path)),
+    responses((status = 200, description = "The conversion.", body = Data<ConversionView>))
+)]
 async fn find_conversion(
     State(app): State<App>,
     by: Principal,
@@ -98,18 +125,27 @@ async fn find_conversion(
     ok(affiliate::conversion(&app, &by, &id).await?.into())
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnCommission)]
 struct CommissionView {
+    #[schema(value_type = CommissionId)]
     id: String,
+    #[schema(value_type = Option<ConversionId>)]
     conversion_id: Option<String>,
+    #[schema(value_type = ProgramId)]
     program_id: String,
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
     level: i64,
+    #[schema(value_type = ConversionStatus)]
     status: &'static str,
+    #[schema(value_type = CommissionState)]
     state: String,
     reason: Option<String>,
     base_cents: i64,
+    #[schema(value_type = Currency)]
     base_currency: String,
+    #[schema(value_type = Currency)]
     currency: String,
     amount_cents: i64,
     earned_cents: i64,
@@ -147,6 +183,13 @@ impl From<OwnCommissionRow> for CommissionView {
     }
 }
 
+/// The caller's commissions, newest first.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/commissions",
+    operation_id = "listOwnCommissions", tag = "affiliate",
+    params(PartQuery, PageQuery),
+    responses((status = 200, description = "A page of commissions.", body = Listing<CommissionView>))
+)]
 async fn list_commissions(
     State(app): State<App>,
     by: Principal,
@@ -157,7 +200,8 @@ async fn list_commissions(
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnCommissionDetail)]
 struct CommissionDetail {
     #[serde(flatten)]
     commission: CommissionView,
@@ -167,7 +211,8 @@ struct CommissionDetail {
     flags: Vec<FlagView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnStep)]
 struct StepView {
     what: &'static str,
     how: String,
@@ -175,18 +220,21 @@ struct StepView {
     currency: Currency,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnEntry)]
 struct EntryView {
     id: String,
     kind: String,
     amount_cents: i64,
+    #[schema(value_type = Currency)]
     currency: String,
     posted_at: Timestamp,
     because: Vec<BecauseView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[schema(as = OwnCause)]
 enum BecauseView {
     Event { r#type: String },
     Decision { decision: String, reason: Option<String> },
@@ -203,7 +251,8 @@ impl From<Because> for BecauseView {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnFlag)]
 struct FlagView {
     kind: &'static str,
     raised_at: Timestamp,
@@ -241,6 +290,13 @@ impl CommissionDetail {
     }
 }
 
+/// One commission of the caller's, with the reason of each amount.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/commissions/{id}",
+    operation_id = "getOwnCommission", tag = "affiliate",
+    params(("id" = CommissionId, Path)),
+    responses((status = 200, description = "The commission.", body = Data<CommissionDetail>))
+)]
 async fn find_commission(
     State(app): State<App>,
     by: Principal,
@@ -250,15 +306,21 @@ async fn find_commission(
     ok(CommissionDetail::of(row, reasons))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnPayout)]
 struct PayoutView {
+    #[schema(value_type = PayoutId)]
     id: String,
+    #[schema(value_type = ProgramId)]
     program_id: String,
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = Currency)]
     currency: String,
     due_cents: i64,
     fee_cents: i64,
     send_cents: i64,
+    #[schema(value_type = PayoutState)]
     state: String,
     reason: Option<String>,
     provider: String,
@@ -293,6 +355,13 @@ impl From<OwnPayoutRow> for PayoutView {
     }
 }
 
+/// The caller's payouts, newest first.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/payouts",
+    operation_id = "listOwnPayouts", tag = "affiliate",
+    params(PartQuery, PageQuery),
+    responses((status = 200, description = "A page of payouts.", body = Listing<PayoutView>))
+)]
 async fn list_payouts(
     State(app): State<App>,
     by: Principal,
@@ -303,7 +372,8 @@ async fn list_payouts(
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnPayoutDetail)]
 struct PayoutDetail {
     #[serde(flatten)]
     payout: PayoutView,
@@ -312,10 +382,14 @@ struct PayoutDetail {
     items_next_cursor: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnPayoutItem)]
 struct ItemView {
+    #[schema(value_type = LotId)]
     lot_id: String,
+    #[schema(value_type = Option<CommissionId>)]
     commission_id: Option<String>,
+    #[schema(value_type = LotKind)]
     kind: String,
     amount_cents: i64,
 }
@@ -327,6 +401,13 @@ impl From<ItemRow> for ItemView {
     }
 }
 
+/// One payout of the caller's, and what it is made of.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/payouts/{id}",
+    operation_id = "getOwnPayout", tag = "affiliate",
+    params(("id" = PayoutId, Path), PageQuery),
+    responses((status = 200, description = "The payout.", body = Data<PayoutDetail>))
+)]
 async fn find_payout(
     State(app): State<App>,
     by: Principal,

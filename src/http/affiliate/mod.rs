@@ -22,9 +22,9 @@ pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(invites::router())
         .merge(codes::router())
-        .merge(OpenApiRouter::from(stats::router()))
-        .merge(OpenApiRouter::from(books::router()))
-        .merge(OpenApiRouter::from(statement::router()))
+        .merge(stats::router())
+        .merge(books::router())
+        .merge(statement::router())
 }
 
 /// What a handler answers.

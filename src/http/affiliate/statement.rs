@@ -1,12 +1,13 @@
 //! The statement of one enrollment in one currency: JSON a page at a time, or all of it as CSV.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     response::{IntoResponse as _, Response},
-    routing::get,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::part;
 use crate::{
@@ -15,21 +16,28 @@ use crate::{
         affiliate::{self, Accounts, FileRow, Key, Line, Range},
         keys::Principal,
     },
-    domain::{ids::EnrollmentId, money::Currency, time::Timestamp, window::Window},
+    domain::{
+        ids::{CommissionId, EnrollmentId, EntryId, PayoutId, ProgramId},
+        money::Currency,
+        time::Timestamp,
+        window::Window,
+    },
     http::{
         error::ApiError,
         file::{Format, file},
-        page::Page,
-        params::{Params, refuse},
+        page::{Page, PageQuery},
+        params::{Params, StatementQuery, WindowQuery, refuse},
     },
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new().route("/v1/affiliate/me/statement", get(statement))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(statement))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Statement)]
 struct StatementView {
+    #[schema(value_type = ProgramId)]
     program_id: String,
     enrollment_id: EnrollmentId,
     currency: Currency,
@@ -42,8 +50,9 @@ struct StatementView {
     closing: AccountsView,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "every amount of the API says its unit")]
+#[schema(as = StatementBalances)]
 struct AccountsView {
     /// Held, payable and in transit together.
     balance_cents: i64,
@@ -66,7 +75,8 @@ impl AccountsView {
     }
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = StatementLine)]
 struct LineView {
     posted_at: Option<Timestamp>,
     kind: String,
@@ -77,8 +87,11 @@ struct LineView {
     payable_change_cents: i64,
     in_transit_change_cents: i64,
     paid_change_cents: i64,
+    #[schema(value_type = Option<EntryId>)]
     entry_id: Option<String>,
+    #[schema(value_type = Option<CommissionId>)]
     commission_id: Option<String>,
+    #[schema(value_type = Option<PayoutId>)]
     payout_id: Option<String>,
 }
 
@@ -117,12 +130,20 @@ fn file_line(row: FileRow) -> LineView {
 }
 
 /// `{"data": {…}, "next_cursor": …}`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct StatementPage {
     data: StatementView,
     next_cursor: Option<String>,
 }
 
+/// The ledger of one enrollment in one currency, line by line.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/statement",
+    operation_id = "getOwnStatement", tag = "affiliate",
+    params(StatementQuery, WindowQuery, PageQuery),
+    responses((status = 200, description = "A page of lines, or the file.",
+        content((StatementPage = "application/json"), (String = "text/csv"))))
+)]
 async fn statement(
     State(app): State<App>,
     by: Principal,

@@ -1,7 +1,9 @@
 //! An affiliate's figures and balances, and what it would be paid now.
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Json, extract::State};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Answer, Data, ok, part};
 use crate::{
@@ -13,40 +15,50 @@ use crate::{
     domain::{
         ids::{EnrollmentId, ProgramId},
         money::Currency,
+        payout::{PayoutSchedule, Skip},
         time::Timestamp,
     },
     http::{
-        page::{Listing, Page},
-        params::Params,
+        page::{Listing, Page, PageQuery},
+        params::{DaysQuery, Params, PartQuery},
     },
 };
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/affiliate/me/stats", get(stats))
-        .route("/v1/affiliate/me/balance", get(balance))
-        .route("/v1/affiliate/me/payout-request", get(payout_request))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(stats)).routes(routes!(balance)).routes(routes!(payout_request))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnStats)]
 struct StatsView {
     from: Timestamp,
     to: Timestamp,
     clicks: i64,
     conversions: i64,
+    /// Conversions per click; null without clicks.
     conversion_rate_bps: Option<i64>,
     currencies: Vec<EarnedView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnEarnings)]
 struct EarnedView {
+    #[schema(value_type = Currency)]
     currency: String,
     earned_cents: i64,
     clawed_cents: i64,
     net_cents: i64,
+    /// Earned per click; null without clicks.
     epc_cents: Option<i64>,
 }
 
+/// The caller's clicks, conversions and earnings over some days.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/stats",
+    operation_id = "getOwnStats", tag = "affiliate",
+    params(DaysQuery, PartQuery),
+    responses((status = 200, description = "The figures.", body = Data<StatsView>))
+)]
 async fn stats(State(app): State<App>, by: Principal, params: Params) -> Answer<Data<StatsView>> {
     let found = affiliate::stats(&app, &by, &part(&params)?, params.days(app.now())?).await?;
     let currencies = found.currencies.into_iter().map(|figures| EarnedView {
@@ -66,10 +78,14 @@ async fn stats(State(app): State<App>, by: Principal, params: Params) -> Answer<
     })
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnBalance)]
 struct BalanceView {
+    #[schema(value_type = EnrollmentId)]
     enrollment_id: String,
+    #[schema(value_type = ProgramId)]
     program_id: String,
+    #[schema(value_type = Currency)]
     currency: String,
     /// Awaiting review and held together.
     pending_cents: i64,
@@ -101,6 +117,13 @@ impl From<OwnBalanceRow> for BalanceView {
     }
 }
 
+/// The caller's balances, per enrollment and currency.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/balance",
+    operation_id = "listOwnBalances", tag = "affiliate",
+    params(PartQuery, PageQuery),
+    responses((status = 200, description = "A page of balances.", body = Listing<BalanceView>))
+)]
 async fn balance(
     State(app): State<App>,
     by: Principal,
@@ -111,7 +134,8 @@ async fn balance(
     Ok(Json(page.listing(rows, |row| (row.enrollment_id.clone(), row.currency.clone()), Into::into)))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PayoutPreview)]
 struct PreviewView {
     payouts_enabled: bool,
     payouts_paused: bool,
@@ -119,7 +143,8 @@ struct PreviewView {
     balances: Vec<PreviewLineView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PayoutPreviewAccount)]
 struct AccountView {
     provider: &'static str,
     account_id: String,
@@ -127,7 +152,8 @@ struct AccountView {
     ready: Option<bool>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PayoutPreviewLine)]
 struct PreviewLineView {
     enrollment_id: EnrollmentId,
     program_id: ProgramId,
@@ -135,11 +161,13 @@ struct PreviewLineView {
     due_cents: i64,
     min_payout_cents: Option<i64>,
     meets_minimum: bool,
+    #[schema(value_type = Option<PayoutSchedule>)]
     payout_schedule: Option<&'static str>,
     /// Whether a settlement would pay it, were payouts enabled and not paused.
     would_be_paid: bool,
     fee_cents: Option<i64>,
     send_cents: Option<i64>,
+    #[schema(value_type = Option<Skip>)]
     reason: Option<&'static str>,
 }
 
@@ -152,15 +180,22 @@ impl From<PreviewLine> for PreviewLineView {
             due_cents: line.due,
             min_payout_cents: line.minimum,
             meets_minimum: line.due > 0 && line.minimum.is_some_and(|minimum| line.due >= minimum),
-            payout_schedule: line.schedule.map(crate::domain::payout::PayoutSchedule::as_str),
+            payout_schedule: line.schedule.map(PayoutSchedule::as_str),
             would_be_paid: line.split.is_some(),
             fee_cents: line.split.map(|split| split.fee),
             send_cents: line.split.map(|split| split.send),
-            reason: line.skip.map(crate::domain::payout::Skip::as_str),
+            reason: line.skip.map(Skip::as_str),
         }
     }
 }
 
+/// What the caller would be paid now. It moves nothing.
+#[utoipa::path(
+    get, path = "/v1/affiliate/me/payout-request",
+    operation_id = "previewOwnPayout", tag = "affiliate",
+    params(PartQuery),
+    responses((status = 200, description = "What would be paid, and what would not and why.", body = Data<PreviewView>))
+)]
 async fn payout_request(State(app): State<App>, by: Principal, params: Params) -> Answer<Data<PreviewView>> {
     let Preview { enabled, paused, account, lines } = affiliate::preview(&app, &by, &part(&params)?).await?;
     let account = account.map(|PayoutAccount { provider, account_id, is_ready }| AccountView {

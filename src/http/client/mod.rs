@@ -8,16 +8,16 @@ mod touchpoints;
 use std::sync::Arc;
 
 use axum::{
-    Router,
     extract::{FromRequestParts, Request},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::Response,
 };
+use utoipa_axum::router::OpenApiRouter;
 
 use super::{
     error::ApiError,
-    rate::{Allowance, Limiter},
+    rate::{Limiter, Rate},
 };
 use crate::app::{
     App, Refusal,
@@ -25,10 +25,10 @@ use crate::app::{
 };
 
 /// One key is a whole website or app.
-const OF_KEY: Allowance = Allowance { per_second: 200, burst: 400 };
+const OF_KEY: Rate = Rate { burst: 400, refill_ms: 5 };
 
 /// One visitor clicks, signs in, and that is it.
-const OF_VISITOR: Allowance = Allowance { per_second: 1, burst: 20 };
+const OF_VISITOR: Rate = Rate { burst: 20, refill_ms: 1_000 };
 
 /// Keys, or visitors, kept in mind for their limits.
 const CALLERS_MAX: usize = 100_000;
@@ -46,7 +46,7 @@ struct Limits {
 }
 
 /// The routes of the client API.
-pub fn routes(app: App) -> Router {
+pub fn routes(app: App) -> OpenApiRouter {
     let limits =
         Limits { keys: Limiter::new(OF_KEY, CALLERS_MAX), visitors: Limiter::new(OF_VISITOR, CALLERS_MAX) };
     let client = Client { app, limits: Arc::new(limits) };
@@ -98,11 +98,6 @@ fn api_key(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all("x-api-key").iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
     value.to_str().ok().map(str::trim)
-}
-
-/// A browser asks whether it may ask; [`any_origin`] adds that it may.
-async fn preflight() -> StatusCode {
-    StatusCode::NO_CONTENT
 }
 
 /// Lets pages of every origin call. There is no cookie and no session that another page could misuse:

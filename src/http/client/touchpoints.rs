@@ -1,47 +1,78 @@
 //! `/v1/client/affiliate/touchpoint` and `/v1/client/affiliate/identify` (seed S0, "In-app link").
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::post,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Client, KeyHolder};
 use crate::{
     app::touchpoints::{self, NewClick},
-    domain::time::Timestamp,
-    http::{admin::Data, body::Body, error::ApiError},
+    domain::{
+        ids::{ProgramId, TouchpointId},
+        time::Timestamp,
+    },
+    http::{
+        admin::Data,
+        body::Body,
+        error::ApiError,
+        openapi::{
+            answers::{Conflict, TooManyRequests},
+            schemas::{ReferralCode, VisitorId},
+        },
+    },
 };
 
-pub(super) fn router() -> Router<Client> {
-    Router::new()
-        .route("/v1/client/affiliate/touchpoint", post(record).options(super::preflight))
-        .route("/v1/client/affiliate/identify", post(identify).options(super::preflight))
+pub(super) fn router() -> OpenApiRouter<Client> {
+    OpenApiRouter::new().routes(routes!(record, ask_to_record)).routes(routes!(identify, ask_to_identify))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ClickRequest {
+    #[schema(value_type = ReferralCode)]
     code: String,
+    /// Where the click was, such as `qr`; `link` where it is absent.
+    #[schema(min_length = 1, max_length = 32, pattern = "^[A-Za-z0-9_-]+$")]
     source: Option<String>,
+    /// The visitor, before anybody knows who it is. This or `subject_ref` is needed.
+    #[schema(value_type = Option<VisitorId>)]
     anonymous_id: Option<String>,
+    /// The visitor, by the owner's own id.
+    #[schema(value_type = Option<VisitorId>)]
     subject_ref: Option<String>,
+    /// At most a day ago; now where it is absent.
+    #[schema(value_type = Option<Timestamp>)]
     occurred_at: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Touchpoint)]
 struct TouchpointView {
+    #[schema(value_type = TouchpointId)]
     id: String,
+    #[schema(value_type = ProgramId)]
     program_id: String,
     code: String,
     source: String,
     occurred_at: Timestamp,
 }
 
-/// 201 for a new touchpoint, 200 for the same click again.
+/// Records a click of an affiliate's link, also before anybody has signed in.
+#[utoipa::path(
+    post, path = "/v1/client/affiliate/touchpoint",
+    operation_id = "recordTouchpoint", tag = "client",
+    security(("clientKey" = [])),
+    request_body = ClickRequest,
+    responses((status = 201, description = "The touchpoint.", body = Data<TouchpointView>),
+        (status = 200, description = "The touchpoint of the same click, told before.", body = Data<TouchpointView>),
+        (status = 429, response = TooManyRequests))
+)]
 async fn record(
     State(client): State<Client>,
     KeyHolder(by): KeyHolder,
@@ -72,19 +103,30 @@ async fn record(
     Ok((status, Json(Data { data })).into_response())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct IdentifyRequest {
+    #[schema(value_type = VisitorId)]
     anonymous_id: String,
+    #[schema(value_type = VisitorId)]
     subject_ref: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Identified {
     anonymous_id: String,
     subject_ref: String,
 }
 
+/// Says who an anonymous visitor is: they signed in.
+#[utoipa::path(
+    post, path = "/v1/client/affiliate/identify",
+    operation_id = "identifyVisitor", tag = "client",
+    security(("clientKey" = [])),
+    request_body = IdentifyRequest,
+    responses((status = 200, description = "Who is who.", body = Data<Identified>),
+        (status = 409, response = Conflict), (status = 429, response = TooManyRequests))
+)]
 async fn identify(
     State(client): State<Client>,
     KeyHolder(by): KeyHolder,
@@ -94,4 +136,24 @@ async fn identify(
     client.limit(&by, [Some(&anonymous_id), Some(&subject_ref)])?;
     touchpoints::identify(&client.app, &by, &anonymous_id, &subject_ref).await?;
     Ok(Json(Data { data: Identified { anonymous_id, subject_ref } }))
+}
+
+/// Whether a page of another origin may record clicks: it may, as the headers say.
+#[utoipa::path(
+    options, path = "/v1/client/affiliate/touchpoint",
+    operation_id = "askToRecordTouchpoint", tag = "client", security(()),
+    responses((status = 204, description = "It may."))
+)]
+async fn ask_to_record() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+/// Whether a page of another origin may identify visitors: it may, as the headers say.
+#[utoipa::path(
+    options, path = "/v1/client/affiliate/identify",
+    operation_id = "askToIdentifyVisitor", tag = "client", security(()),
+    responses((status = 204, description = "It may."))
+)]
+async fn ask_to_identify() -> StatusCode {
+    StatusCode::NO_CONTENT
 }

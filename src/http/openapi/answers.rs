@@ -56,7 +56,7 @@ pub(super) fn idempotency_key() -> Value {
         "required": false,
         "description": "1 to 255 printable ASCII characters of the caller's own. The same request with the \
             same key is carried out once.",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     })
 }
 
@@ -81,6 +81,8 @@ refusals! {
     NotFound
     /// 408 of a route whose bodies may come slowly.
     RequestTimeout
+    /// 409 of a route that is no change under an `Idempotency-Key`.
+    Conflict
     /// 413 of a route that reads its body by itself.
     PayloadTooLarge
     /// 415.

@@ -131,7 +131,9 @@ fn finish_operation(path: &str, method: &str, operation: &mut Value) {
     if is_public {
         operation["security"] = json!([]);
     }
-    let is_change = !is_public && method != "get";
+    // What a website tells is the same however often it tells it, and its key is everybody's.
+    let is_told = operation["security"] == json!([{"clientKey": []}]);
+    let is_change = !is_public && !is_told && method != "get";
     if is_change && let Some(parameters) = list(operation, "parameters") {
         parameters.push(json!({"$ref": "#/components/parameters/IdempotencyKey"}));
     }

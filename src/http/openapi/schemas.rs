@@ -1,7 +1,7 @@
 //! How the words of the lower layers look in the description. They know nothing of OpenAPI, so their
 //! schemas are here.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
@@ -15,7 +15,7 @@ use crate::{
         ids::{
             AccountId, AuditId, ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId,
             EntryId, FindingId, HoldId, IdempotencyId, InboxId, IntentId, JobId, KeyId, LotId,
-            OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId,
+            OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId, TouchpointId,
         },
         intent::{IntentKind, IntentState},
         job::JobState,
@@ -23,6 +23,7 @@ use crate::{
         money::{BasisPoints, Currency},
         payout::{OnTransferReversed, PayoutSchedule, PayoutState, Skip},
         program::{EnrollmentStatus, ProgramStatus},
+        terms::Position,
         time::Timestamp,
     },
     store::{
@@ -72,7 +73,7 @@ ids! {
     AccountId, AuditId, ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId, EntryId, FindingId,
     HoldId, IdempotencyId,
     InboxId, IntentId, JobId, KeyId, LotId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId,
-    RunId, SaleId,
+    RunId, SaleId, TouchpointId,
 }
 
 macro_rules! word_lists {
@@ -151,11 +152,32 @@ texts! {
     Email(3..=254, r"^\s*[^\s\x00-\x1f\x7f-\x9f@+][^\s\x00-\x1f\x7f-\x9f]*@[^\s\x00-\x1f\x7f-\x9f@]+\s*$")
     /// An affiliate's code.
     ReferralCode(2..=64, "^[A-Za-z0-9_-]+$")
+    /// Who visits a website: an id without blanks around it.
+    VisitorId(1..=200, r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$")
     /// The id of an order at the one who reports it.
     ExternalId(1..=200, r"^[^\x00-\x1f\x7f-\x9f]+$")
     /// A signing secret of a webhook endpoint.
     SigningSecret(8..=512, r"^[^\s\x00-\x1f\x7f-\x9f]+$")
 }
+
+impl PartialSchema for Position {
+    fn schema() -> RefOr<Schema> {
+        let whole = |least: i64| json!({"type": "integer", "format": "int64", "minimum": least});
+        let of = |among: &str, fields: [(&str, Value); 2]| {
+            let fields = fields.map(|(name, schema)| (name.to_owned(), schema));
+            let mut properties = serde_json::Map::from_iter(fields);
+            properties.insert("among".to_owned(), json!({"type": "string", "enum": [among]}));
+            json!({"type": "object", "properties": properties})
+        };
+        let time = json!({"type": "string", "format": "date-time"});
+        super::program::schema(json!({"oneOf": [
+            of("sales", [("count", whole(0)), ("revenue", whole(0))]),
+            of("payments", [("number", whole(1)), ("first_paid_at", time)]),
+        ]}))
+    }
+}
+
+impl ToSchema for Position {}
 
 /// The states of a conversion in the words of its owner (`semantics.md`, "Views").
 pub struct ConversionStatus;

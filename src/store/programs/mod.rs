@@ -257,6 +257,25 @@ pub async fn insert_terms(
     Ok(())
 }
 
+/// The versions of a program's terms before the given one, the newest first.
+pub async fn list_terms(
+    conn: &mut Conn,
+    id: &ProgramId,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Dated<TermsVersion>>, StoreError> {
+    const SQL: &str = "SELECT version, terms, effective_at_us FROM program_terms
+        WHERE program_id = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
+    let before = before.unwrap_or(i64::MAX);
+    let rows: Vec<(i64, String, i64)> = conn.q(SQL).bind(id.as_str()).bind(before).bind(limit).all().await?;
+    let at = At { table: "program_terms", id: id.as_str() };
+    let read = |(version, terms, from): (i64, String, i64)| {
+        let value = TermsVersion { version, terms: at.read("terms", &terms)? };
+        Ok(Dated { at: Timestamp::from_micros(from), value })
+    };
+    rows.into_iter().map(read).collect()
+}
+
 /// Lets one transaction at a time change a program and what hangs on it. False when there is none.
 ///
 /// A write that changes nothing is the lock that both engines have. On PostgreSQL it is also weaker
