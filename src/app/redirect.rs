@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     App, Refusal,
@@ -27,7 +28,7 @@ const ADDRESS_MAX: usize = 2_000;
 /// How long a visitor waits for their click to be written down.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What anonymous ids made here look like: this, then 26 characters.
+/// What ids made here look like: this, then letters and digits.
 const ANONYMOUS_PREFIX: &str = "anon_";
 
 /// A landing address as a caller gives it: `https`, or `http` on this machine alone, without credentials;
@@ -79,6 +80,15 @@ impl Destination {
         self.landing.scheme() == "https"
     }
 
+    /// The id under which the project knows the visitor with this browser. Each project knows another one:
+    /// whoever has an id can tell of clicks by it, and what one owner's website is given must not do so at
+    /// another's.
+    #[must_use]
+    pub fn visitor(&self, browser: &str) -> String {
+        let digest = Sha256::digest(format!("{}/{browser}", self.project_id));
+        format!("{ANONYMOUS_PREFIX}{}", hex::encode(&digest[..16]))
+    }
+
     /// The address for a visitor, with the code and their id added to its query.
     #[must_use]
     pub fn address(&self, anonymous_id: &str) -> String {
@@ -117,9 +127,10 @@ pub async fn resolve(app: &App, project: Option<&str>, code: &str) -> Result<Des
     Ok(Destination { link, project_id, landing })
 }
 
-/// The id of a visitor: the one their browser sent, if it was made here, else a new one.
+/// The id of a browser, which it and this server alone know: the one it sent, if that was made here, else a
+/// new one.
 #[must_use]
-pub fn anonymous_id(sent: Option<&str>) -> String {
+pub fn browser_id(sent: Option<&str>) -> String {
     let is_ours = |id: &&str| {
         let tail = id.strip_prefix(ANONYMOUS_PREFIX).unwrap_or_default();
         tail.len() == 26 && tail.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())

@@ -1,7 +1,7 @@
 //! `GET /r/{code}` and `GET /r/{project_id}/{code}`: an affiliate's link, for people.
 //!
-//! The visitor keeps an anonymous id in a cookie of this server, and the landing page gets it with the
-//! code, so that the owner's website can name it when it sells.
+//! The browser keeps an id in a cookie of this server, and the landing page gets the anonymous id that follows
+//! from it with the code, so that the owner's website can name it when it sells.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::{
     telemetry::names,
 };
 
-/// The cookie with the visitor's anonymous id.
+/// The cookie with the browser's id.
 const COOKIE: &str = "remit_anon";
 
 /// A year, seconds.
@@ -94,7 +94,8 @@ async fn forward(
     let named = |name| path.iter().find(|(key, _)| *key == name).map(|(_, value)| value);
     let code = named("code").ok_or_else(ApiError::not_found)?;
     let destination = redirect::resolve(&links.app, named("project_id"), code).await?;
-    let anonymous_id = redirect::anonymous_id(cookie(headers));
+    let browser = redirect::browser_id(cookie(headers));
+    let anonymous_id = destination.visitor(&browser);
     let outcome = if !destination.counts() || *method == Method::HEAD || is_prefetch(headers) {
         "not_counted"
     } else if links.limiter.take(destination.code().to_owned(), links.app.now()).is_err() {
@@ -107,9 +108,8 @@ async fn forward(
     metrics::counter!(names::REDIRECTS, "outcome" => outcome).increment(1);
 
     let secure = if destination.is_https() { "; Secure" } else { "" };
-    let set_cookie = format!(
-        "{COOKIE}={anonymous_id}; Max-Age={COOKIE_MAX_AGE_S}; Path=/r; HttpOnly; SameSite=Lax{secure}"
-    );
+    let set_cookie =
+        format!("{COOKIE}={browser}; Max-Age={COOKIE_MAX_AGE_S}; Path=/r; HttpOnly; SameSite=Lax{secure}");
     let mut response = StatusCode::FOUND.into_response();
     let answer = response.headers_mut();
     let location = HeaderValue::from_str(&destination.address(&anonymous_id));

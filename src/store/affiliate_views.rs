@@ -112,7 +112,7 @@ pub async fn earned(
     part: &Part,
     window: Window,
 ) -> Result<Vec<EarnedRow>, StoreError> {
-    // Served by `enrollment_of_organization` and `entry_by_enrollment`. What a commission costs the program is
+    // Served by `enrollment_by_organization` and `entry_by_enrollment`. What a commission costs the program is
     // what it brings the affiliate.
     const SQL: &str = "SELECT currency,
             CAST(SUM(CASE WHEN kind IN ('clawback', 'reinstatement') THEN 0 ELSE cost END) AS BIGINT) AS earned,
@@ -165,7 +165,7 @@ pub async fn list_balances(
     after: Option<(&str, &str)>,
     limit: i64,
 ) -> Result<Vec<OwnBalanceRow>, StoreError> {
-    // Served by `enrollment_of_organization`, the key of `balance` and `commission_waiting`, whose condition is
+    // Served by `enrollment_by_organization`, the key of `balance` and `commission_waiting`, whose condition is
     // repeated word for word. A pair without a balance is one of which everything waits for review.
     const SQL: &str = "SELECT k.enrollment_id, k.program_id, k.currency,
             CAST(SUM(k.awaiting_review) AS BIGINT) AS awaiting_review, CAST(SUM(k.held) AS BIGINT) AS held,
@@ -242,7 +242,7 @@ pub async fn list_conversions(
     before: Option<(i64, &str)>,
     limit: i64,
 ) -> Result<Vec<OwnConversionRow>, StoreError> {
-    // Served by `enrollment_of_organization` and `commission_by_time`.
+    // Served by `enrollment_by_organization` and `commission_by_time`.
     const SQL: &str = "SELECT v.id, v.program_id, v.enrollment_id, v.kind, v.attributed_by, v.code,
             c.id AS commission_id, c.state, c.reason, c.currency, c.earned_minor, c.clawed_minor, c.paid_at_us,
             c.created_at_us
@@ -327,7 +327,7 @@ pub async fn list_commissions(
     before: Option<(i64, &str)>,
     limit: i64,
 ) -> Result<Vec<OwnCommissionRow>, StoreError> {
-    // Served by `enrollment_of_organization` and `commission_by_time`.
+    // Served by `enrollment_by_organization` and `commission_by_time`.
     const SQL: &str =
         "SELECT c.id, v.id AS conversion_id, c.program_id, c.enrollment_id, c.level, c.currency,
             c.base_minor, COALESCE(s.currency, c.currency) AS base_currency, c.amount_minor, c.earned_minor,
@@ -412,7 +412,7 @@ pub async fn list_payouts(
     before: Option<(i64, &str)>,
     limit: i64,
 ) -> Result<Vec<OwnPayoutRow>, StoreError> {
-    // Served by `enrollment_of_organization` and `payout_by_enrollment`.
+    // Served by `enrollment_by_organization` and `payout_by_enrollment`.
     const SQL: &str = "SELECT p.id, p.program_id, p.enrollment_id, p.currency, p.due_minor, p.fee_minor,
             p.send_minor, p.state, p.reason, p.provider, p.livemode, p.destination, p.reversed_minor,
             p.returned_minor, p.created_at_us, p.completed_at_us

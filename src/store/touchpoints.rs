@@ -5,19 +5,22 @@
 //!
 //! A touchpoint that is told and a sale of the same visitor that is folded at that moment must see each
 //! other. Both lock the visitor's ids, [`lock_visitors`] alone and `surroundings` shared, read again what
-//! they locked for, and only then look for the other. The locks name text and not rows, because for most
-//! visitors there is no row.
+//! they locked for, and only then look for the other. The rows of `visitor` are there only to be locked:
+//! for most visitors there is no other row that both could meet at.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use super::{Conn, Sql, StoreError, Tx, row::At, sales};
-use crate::domain::{
-    attribution::Touch,
-    ids::{EnrollmentId, OrganizationId, ProgramId, ProjectId, TouchpointId},
-    program::normalise_code,
-    time::Timestamp,
+use crate::{
+    domain::{
+        attribution::Touch,
+        ids::{EnrollmentId, OrganizationId, ProgramId, ProjectId, TouchpointId},
+        program::normalise_code,
+        time::Timestamp,
+    },
+    for_update,
 };
 
 /// Two touchpoints of one visitor with one code within this time are one click.
@@ -208,27 +211,42 @@ pub async fn all_ids(
 /// Keeps every other telling about these visitors, and every fold of a sale of theirs, waiting until this
 /// transaction ends.
 pub async fn lock_visitors(tx: &mut Tx, visitors: &BTreeSet<Visitor>) -> Result<(), StoreError> {
-    // In one order everywhere. SQLite has one writer, and it is this one.
-    const SQL: Sql = Sql {
-        sqlite: "SELECT 1 FROM json_each($1) WHERE FALSE",
-        postgres: "SELECT pg_advisory_xact_lock(key) FROM (
-                SELECT DISTINCT hashtextextended((value->>'p') || ' ' || (value->>'v'), 0) AS key
-                FROM json_each($1) ORDER BY key) AS visitors",
-    };
-    tx.q(SQL).bind(Value::from(rows(visitors)).to_string()).exec().await?;
-    Ok(())
+    const LOCK: Sql = for_update!(
+        "SELECT v.id FROM visitor v JOIN json_each($1) k ON v.id = k.value->>'v' AND v.project_id = k.value->>'p'
+            ORDER BY v.id, v.project_id"
+    );
+    lock_with(tx, visitors, LOCK).await
 }
 
 /// Keeps what is told about these visitors waiting until this transaction ends. Folds do not wait for
-/// each other.
+/// each other, but where both are the first to meet a visitor.
 pub(super) async fn share_visitors(tx: &mut Tx, visitors: &BTreeSet<Visitor>) -> Result<(), StoreError> {
-    const SQL: Sql = Sql {
-        sqlite: "SELECT 1 FROM json_each($1) WHERE FALSE",
-        postgres: "SELECT pg_advisory_xact_lock_shared(key) FROM (
-                SELECT DISTINCT hashtextextended((value->>'p') || ' ' || (value->>'v'), 0) AS key
-                FROM json_each($1) ORDER BY key) AS visitors",
+    const SHARE: Sql = Sql {
+        sqlite: "SELECT v.id FROM visitor v
+            JOIN json_each($1) k ON v.id = k.value->>'v' AND v.project_id = k.value->>'p'",
+        postgres: "SELECT v.id FROM visitor v
+            JOIN json_each($1) k ON v.id = k.value->>'v' AND v.project_id = k.value->>'p'
+            ORDER BY v.id, v.project_id FOR SHARE",
     };
-    tx.q(SQL).bind(Value::from(rows(visitors)).to_string()).exec().await?;
+    lock_with(tx, visitors, SHARE).await
+}
+
+/// Adds the rows that are missing, then locks all of them. Once in a transaction: both are in one order
+/// everywhere, and whoever waits for a row that is being added holds none that was there before.
+async fn lock_with(tx: &mut Tx, visitors: &BTreeSet<Visitor>, lock: Sql) -> Result<(), StoreError> {
+    // SQLite has one writer, and it is this one: no row is ever needed.
+    const ADD: Sql = Sql {
+        sqlite: "INSERT INTO visitor (project_id, id) SELECT '', '' FROM json_each($1) WHERE FALSE",
+        postgres: "INSERT INTO visitor (project_id, id)
+            SELECT value->>'p', value->>'v' FROM json_each($1) ORDER BY value->>'v', value->>'p'
+            ON CONFLICT (id, project_id) DO NOTHING",
+    };
+    if visitors.is_empty() {
+        return Ok(());
+    }
+    let rows = Value::from(rows(visitors)).to_string();
+    tx.q(ADD).bind(&*rows).exec().await?;
+    tx.q(lock).bind(&*rows).scalars::<String>().await?;
     Ok(())
 }
 

@@ -1,11 +1,17 @@
 //! Clicks: told by a website, followed through a link, and what they are worth when somebody buys.
 //! Numbers are those of the product's checklist.
 
+use std::collections::BTreeSet;
+
 use axum::{
     body::Body,
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
-use remit::{app::keys::KeyKind, domain::time::Timestamp};
+use remit::{
+    app::keys::KeyKind,
+    domain::{ids::ProjectId, time::Timestamp},
+    store::touchpoints::{self, Visitor},
+};
 use serde_json::{Value, json};
 
 use super::support::{
@@ -283,6 +289,28 @@ on_each_engine! {
         books::assert_they_add_up(&db.db).await;
     }
 
+    async fn a_click_and_a_sale_that_arrive_at_once_see_each_other(db: TestDb) {
+        let site = Site::open(&db.db, json!({})).await;
+        for n in 0..12 {
+            let (visitor, intent) = (format!("v{n}"), format!("pi_{n}"));
+            // Half of the visitors were met before, so that their rows are locked and not added.
+            if n % 2 == 0 {
+                let body = json!({"anonymous_id": format!("other_{n}"), "subject_ref": visitor});
+                assert_eq!(site.say(IDENTIFY, &body).await.0, StatusCode::OK);
+            }
+            let told = [format!("other_{n}"), visitor.clone()].map(|subject| {
+                json!({"code": "ann", "subject_ref": subject, "occurred_at": time(NOW.plus_secs(-60))})
+            });
+            let event = paid(&intent, json!({"customer": visitor}));
+            let (_, first, second) =
+                tokio::join!(site.deliver(&event), site.say(TOUCHPOINT, &told[n % 2]), site.say(TOUCHPOINT, &told[1]));
+            assert!(first.0.is_success() && second.0.is_success(), "{n}: {first:?} {second:?}");
+            site.settle().await;
+            assert_eq!(site.earner(&intent).await, by("ann", "touchpoint"), "{n}");
+        }
+        books::assert_they_add_up(&db.db).await;
+    }
+
     async fn a_renewal_is_bound_by_the_click_behind_the_first_payment_in_every_order(db: TestDb) {
         for (name, order) in [("first", [0, 1]), ("last", [1, 0])] {
             let site = Site::open_on(Api::new(&db.db).await, name, json!({"attribution_window_days": 30})).await;
@@ -393,7 +421,7 @@ on_each_engine! {
         }
         let visitor = &query(location)[2].1;
         // The browser comes back with its cookie: the same visitor, the same click.
-        let sent = format!("other=1; remit_anon={visitor}");
+        let sent = format!("other=1; {}", cookie.split(';').next().unwrap());
         let (_, again) = follow(&site, Method::GET, &format!("/r/{}/ann", site.project), &[("cookie", &sent)]).await;
         assert_eq!(&query(again[header::LOCATION].to_str().unwrap())[2].1, visitor);
         assert_eq!(site.clicks(&site.ann).await, 1);
@@ -468,12 +496,19 @@ on_each_engine! {
         let site = Site::open(&db.db, json!({})).await;
         let other = Site::open_on(Api::new(&db.db).await, "other", json!({"landing_url": "https://other.example"})).await;
         assert_eq!(follow(&site, Method::GET, "/r/ann", &[]).await.0, StatusCode::NOT_FOUND);
+        let cookie = format!("remit_anon=anon_{}", "x".repeat(26));
+        let mut visitors = Vec::new();
         for (owner, host) in [(&site, "shop.example"), (&other, "other.example")] {
-            let (_, headers) = follow(owner, Method::GET, &format!("/r/{}/ann", owner.project), &[]).await;
-            let location = reqwest::Url::parse(headers[header::LOCATION].to_str().unwrap()).unwrap();
-            assert_eq!(location.host_str(), Some(host));
+            let path = format!("/r/{}/ann", owner.project);
+            let (_, headers) = follow(owner, Method::GET, &path, &[("cookie", &cookie)]).await;
+            assert!(headers[header::SET_COOKIE].to_str().unwrap().starts_with(&cookie));
+            let location = headers[header::LOCATION].to_str().unwrap();
+            assert_eq!(reqwest::Url::parse(location).unwrap().host_str(), Some(host));
+            assert!(!location.contains(&"x".repeat(26)), "{location}");
+            visitors.extend(query(location).into_iter().filter(|(name, _)| name == "anonymous_id"));
             assert_eq!(owner.clicks(&owner.ann).await, 1);
         }
+        assert_ne!(visitors[0].1, visitors[1].1, "one owner cannot tell of clicks at the other's");
     }
 
     async fn a_landing_address_is_checked_when_it_is_set(db: TestDb) {
@@ -491,4 +526,36 @@ on_each_engine! {
             assert_eq!((status, &answer["data"]["landing_url"]), (StatusCode::OK, &json!(good)));
         }
     }
+}
+
+/// A click is told, and not committed, when a sale of the same visitor is folded.
+#[tokio::test]
+async fn a_sale_waits_for_a_click_that_is_being_told() {
+    const WAITING: &str = "SELECT COUNT(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    const CLICK: &str = "INSERT INTO touchpoint
+            (id, project_id, program_id, enrollment_id, code, source, subject, at_us, created_at_us)
+        VALUES ('tp_1', $1, $2, $3, 'ann', 'link', 'v', $4, $4)";
+    // SQLite has one writer: there it is one after the other.
+    let Some(db) = TestDb::postgres(module_path!()).await else { return };
+    let site = Site::open(&db.db, json!({})).await;
+    let project_id = ProjectId::parse(&site.project).unwrap();
+    let visitor = Visitor { project_id, id: "v".to_owned() };
+    let mut telling = db.db.begin().await.unwrap();
+    touchpoints::lock_visitors(&mut telling, &BTreeSet::from([visitor])).await.unwrap();
+    let told = telling.q(CLICK).bind(&*site.project).bind(&*site.program).bind(&*site.ann);
+    told.bind(NOW.plus_secs(-60).as_micros()).exec().await.unwrap();
+    let event = paid("pi_1", json!({"metadata": {"anonymous_id": "v"}}));
+    let mut sale = std::pin::pin!(site.deliver(&event));
+    let mut conn = db.db.read().await.unwrap();
+    loop {
+        tokio::select! {
+            () = &mut sale => panic!("the sale was folded without the click"),
+            waiting = conn.q(WAITING).scalar::<i64>() => if waiting.unwrap() != Some(0) { break },
+        }
+    }
+    drop(conn);
+    telling.commit().await.unwrap();
+    sale.await;
+    assert_eq!(site.earner("pi_1").await, by("ann", "touchpoint"));
 }

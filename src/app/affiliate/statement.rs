@@ -193,7 +193,7 @@ async fn reasons(conn: &mut Conn, rows: &[StatementRow]) -> Result<Vec<String>, 
         })
         .collect();
     let words = |cause: &Cause| match cause.kind.as_str() {
-        "time" => Some(cause.id.clone()),
+        "time" => Some(rule(&cause.id).to_owned()),
         "call" => Some("provider_answer".to_owned()),
         "run" => Some("settlement".to_owned()),
         "resolution" => Some("resolved_by_people".to_owned()),
@@ -205,6 +205,11 @@ async fn reasons(conn: &mut Conn, rows: &[StatementRow]) -> Result<Vec<String>, 
         told.join(", ")
     });
     Ok(joined.collect())
+}
+
+/// A rule of time without who made it hold, such as the owner's key in `canceled by key_…`.
+fn rule(cause: &str) -> &str {
+    cause.split_once(" by ").map_or(cause, |(rule, _)| rule)
 }
 
 /// A row of a statement's file: the lines between the two balances.
@@ -268,5 +273,16 @@ impl Pages for StatementFile {
             rows.push(FileRow::Closing(self.range.window.to, standing));
         }
         Ok(Some(rows))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rule;
+
+    #[test]
+    fn who_canceled_is_the_owners_to_know() {
+        assert_eq!(rule("canceled by key_0123"), "canceled");
+        assert_eq!(rule("due"), "due");
     }
 }

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::domain::{
-    fact::{DisputePhase, RefundStatus},
+    fact::{DisputePhase, Item, RefundStatus, SalePaid},
+    money::BasisPoints,
     sale::SaleFacts,
+    terms::{CommissionRule, Limit, ProductRate, Rate, Tier, TierBasis, TierMode},
     testing::{PAID_AT, charge, currency, dispute, flat, invoice, paid, refund, share_of, usd},
 };
 
@@ -487,4 +489,56 @@ fn of_two_commissions_the_one_nearer_to_payment_is_further() {
     ];
     assert!(order.is_sorted_by(|a, b| a < b));
     assert_eq!(of(CommissionState::Reversed, true), of(CommissionState::Paid, false));
+}
+
+#[test]
+fn a_sponsor_who_was_paid_owes_back_what_came_of_a_sale_that_was_turned_down() {
+    let mut direct = Case::new(share_of(2_000));
+    direct.at(0);
+    let sponsor = EnrollmentId::parse("par_2").unwrap();
+    let upline = direct.commission.upline(&direct.commission.sale_id, &sponsor, 1);
+    let mut sponsor = Case { commission: upline, ..Case::new(share_of(2_000)) };
+    let mut follow = |direct: &Target, is_claimed: bool| {
+        sponsor.commission.claimed = is_claimed;
+        let summary = sponsor.facts.summary().unwrap();
+        let input = Input {
+            commission: &sponsor.commission,
+            sale: summary.as_ref(),
+            voided: None,
+            decisions: &[],
+            more_stops: BTreeSet::new(),
+            not_before: PAID_AT,
+            received_at: PAID_AT,
+            now: PAID_AT,
+            position: None,
+        };
+        let target = upline_target(&input, direct, BasisPoints::new(1_000).unwrap()).unwrap();
+        sponsor.commission = post(&sponsor.commission, target).unwrap().commission;
+        (sponsor.commission.earned, sponsor.commission.clawed)
+    };
+    assert_eq!(follow(&direct.target(0), false), (200, 0), "a tenth of the 2 000 of the affiliate");
+    // The sponsor's other money reached the minimum and a payout took this too; the affiliate's did not.
+    direct.decide(DecisionKind::Reject, None, None);
+    assert_eq!(direct.target(0).state, CommissionState::Denied);
+    assert_eq!(follow(&direct.target(0), true), (200, 200));
+}
+
+#[test]
+fn what_has_a_rate_of_its_own_earns_below_the_first_tier_too() {
+    let rate = |bps| Rate::Bps(BasisPoints::new(bps).unwrap());
+    let item = |product: &str, amount| Item { price: None, product: Some(product.to_owned()), amount };
+    for (mode, basis) in [(TierMode::Whole, TierBasis::Count), (TierMode::Marginal, TierBasis::Revenue)] {
+        let tiers = vec![Tier { from: 20_000, rate: rate(1_000) }];
+        let product_rates = vec![ProductRate { product: "prod_own".to_owned(), rate: rate(5_000) }];
+        let terms =
+            Terms { commission: CommissionRule::Tiered { basis, mode, tiers }, product_rates, ..share_of(0) };
+        let earned = |items: Vec<Item>| {
+            let mut facts = SaleFacts::default();
+            facts.merge_payment(&SalePaid { items, ..paid(&invoice("in"), 10_000) });
+            let earned = terms.earned(&facts.summary().unwrap().unwrap(), None).unwrap();
+            (earned.amount, earned.limit)
+        };
+        assert_eq!(earned(vec![item("prod_own", 1), item("prod_other", 3)]), (1_250, None), "{mode:?}");
+        assert_eq!(earned(vec![item("prod_other", 3)]), (0, Some(Limit::BelowTiers)), "{mode:?}");
+    }
 }

@@ -20,14 +20,14 @@ pub fn upline_target(input: &Input<'_>, direct: &Target, share: BasisPoints) -> 
         return Ok(void(commission, input.voided.unwrap_or(Voided::Reattributed)));
     };
     let amount = share.of(direct.amount)?;
-    let told = if direct.state == CommissionState::Denied || direct.state == CommissionState::AwaitingReview {
-        // All of it, also where a payout has taken the sponsor's part already: it carries forward.
-        amount
-    } else if direct.earned > 0 {
-        let rest = money::sub(direct.earned, direct.lost.min(direct.earned))?;
-        money::sub(amount, money::share(amount, rest, direct.earned)?)?
-    } else {
-        0
+    let told = match direct.state {
+        // Nobody brought a sale that counts, so nobody is owed for having brought them, paid already or not.
+        CommissionState::Denied | CommissionState::AwaitingReview => amount,
+        _ if direct.earned > 0 => {
+            let rest = money::sub(direct.earned, direct.lost.min(direct.earned))?;
+            money::sub(amount, money::share(amount, rest, direct.earned)?)?
+        }
+        _ => 0,
     };
     let Clawed { lost, clawed } = clawed(input, told, amount)?;
     let flags = flags(input, &input.more_stops.iter().collect());
