@@ -21,7 +21,10 @@ use crate::{
         terms::{ApprovalMode, Limit, Position, Standing, Terms},
         time::Timestamp,
     },
-    store::{Conn, counters, programs},
+    store::{
+        Conn, counters,
+        programs::{self, ConversionKind},
+    },
 };
 
 /// A sale that might be made.
@@ -142,9 +145,9 @@ pub async fn preview(
 ) -> Result<Answer, Refusal> {
     by.require(Scope::Read)?;
     let mut conn = app.db.read().await?;
-    visible(&mut conn, by, program_id).await?;
+    let details = visible(&mut conn, by, program_id).await?;
     let paid_at = question.paid_at.unwrap_or_else(|| app.now());
-    let sale = summary(&question, paid_at)?;
+    let sale = summary(&question, details.conversion_kind, paid_at)?;
     let mut directory = match &question.enrollment_id {
         Some(id) => programs::load_directory(&mut conn, &[], std::slice::from_ref(id)).await?,
         None => programs::load_program(&mut conn, program_id).await?,
@@ -177,8 +180,9 @@ fn too_large() -> Refusal {
     Refusal::invalid("INVALID_AMOUNT", "gross_amount_cents", "the amounts do not fit 64 bits")
 }
 
-/// The sale as its facts would say it.
-fn summary(question: &Question, paid_at: Timestamp) -> Result<Summary, Refusal> {
+/// The sale as its facts would say it: those of a provider, or the owner's report where the program counts
+/// what needs no payment.
+fn summary(question: &Question, kind: ConversionKind, paid_at: Timestamp) -> Result<Summary, Refusal> {
     let amount = question.gross_amount_cents;
     if amount < 0 {
         let message = "gross_amount_cents must be 0 or more";
@@ -195,7 +199,11 @@ fn summary(question: &Question, paid_at: Timestamp) -> Result<Summary, Refusal> 
     if question.items.len() > 200 {
         return Err(Refusal::invalid("INVALID_ITEMS", "items", "items must be at most 200 lines"));
     }
-    let object = ObjectRef::new(ObjectKind::Charge, "preview");
+    let teller = match kind {
+        ConversionKind::Payment => ObjectKind::Charge,
+        ConversionKind::Event | ConversionKind::Entitlement => ObjectKind::External,
+    };
+    let object = ObjectRef::new(teller, "preview");
     let mut facts = SaleFacts::default();
     facts.merge_payment(&SalePaid {
         sale: object.clone(),

@@ -88,6 +88,20 @@ class EnrollmentStatus:
     status: str
 
 
+@table("enrollment_sponsor", "enrollment_id, effective_at_us")
+class EnrollmentSponsor:
+    enrollment_id: str
+    effective_at_us: int
+    parent_enrollment_id: str | None
+
+
+@table("enrollment_rate", "enrollment_id, effective_at_us")
+class EnrollmentRate:
+    enrollment_id: str
+    effective_at_us: int
+    rate: str | None
+
+
 @table("code", "organization_id, code_normalised")
 class Code:
     organization_id: str
@@ -331,6 +345,8 @@ class Books:
     program_terms: list[ProgramTerms]
     enrollments: list[Enrollment]
     enrollment_statuses: list[EnrollmentStatus]
+    enrollment_sponsors: list[EnrollmentSponsor]
+    enrollment_rates: list[EnrollmentRate]
     codes: list[Code]
     sales: list[Sale]
     aliases: list[SaleAlias]

@@ -19,7 +19,8 @@ use crate::domain::{
 /// ends and the code `new` starts.
 pub const TURN: Timestamp = Timestamp::from_secs(1_800_000_000);
 
-/// The enrollments of every story: number `n` belongs to program `n`. The last one is suspended.
+/// The enrollments of every story: number `n` belongs to program `n`, and number `n + 1` is its sponsor. The
+/// last one is suspended.
 pub const ENROLLMENTS: [&str; 4] = ["par_ann", "par_bob", "par_cat", "par_dan"];
 
 /// Every code a story may use; see [`earner_of`].
@@ -202,7 +203,7 @@ impl Truth {
         for payment in 0..self.payments.len() {
             let Some(earner) = self.earner(payment) else { continue };
             let terms = self.terms_of(earner, &self.payments[payment]);
-            let (keep, currency) = self.keep(payment, earner, terms);
+            let (whole, keep, currency) = self.keep(payment, earner, terms);
             let tax_unknown = terms.commission_base == CommissionBase::NetOfTax
                 && self.payments[payment].tax.is_none()
                 && matches!(terms.commission, CommissionRule::Percentage { .. });
@@ -211,17 +212,20 @@ impl Truth {
             } else {
                 Account::Payable
             };
-            let affiliate = (ENROLLMENTS[earner].to_owned(), account, currency);
-            let program = (format!("prog_{earner}"), Account::Expense, currency);
-            *balances.entry(affiliate).or_default() += keep;
-            *balances.entry(program).or_default() -= keep;
+            for (who, keep) in [(earner, keep)].into_iter().chain(sponsors(earner, terms, whole, keep)) {
+                let affiliate = (ENROLLMENTS[who].to_owned(), account, currency);
+                let program = (format!("prog_{earner}"), Account::Expense, currency);
+                *balances.entry(affiliate).or_default() += keep;
+                *balances.entry(program).or_default() -= keep;
+            }
         }
         balances.retain(|_, balance| *balance != 0);
         balances
     }
 
-    /// What enrollment `earner` keeps of the payment in the end, and in which currency.
-    fn keep(&self, payment: usize, earner: usize, terms: &Terms) -> (i64, Currency) {
+    /// The commission of enrollment `earner` for the payment, what they keep of it in the end, and in which
+    /// currency.
+    fn keep(&self, payment: usize, earner: usize, terms: &Terms) -> (i64, i64, Currency) {
         let paid = &self.payments[payment];
         let (commission, currency) = match &terms.commission {
             CommissionRule::Flat { amount_cents, currency } => {
@@ -244,7 +248,7 @@ impl Truth {
         };
         let waits = terms.approval_mode == ApprovalMode::Manual && !has(DecisionKind::Approve);
         if waits || has(DecisionKind::Reject) {
-            return (0, currency);
+            return (commission, 0, currency);
         }
         let taken = paid.taken();
         let whole_flat = matches!(terms.commission, CommissionRule::Flat { .. })
@@ -270,8 +274,19 @@ impl Truth {
                 .sum()
         };
         let clawed = (commission - left).max(by_hand(true)) + by_hand(false);
-        ((commission - clawed).max(0), currency)
+        (commission, (commission - clawed).max(0), currency)
     }
+}
+
+/// What the sponsors keep, by number, where the affiliate keeps `keep` of `whole`.
+fn sponsors(earner: usize, terms: &Terms, whole: i64, keep: i64) -> Vec<(usize, i64)> {
+    let shares = terms.upline_bps.iter().map(|bps| half_up(whole, i64::from(bps.get()), 10_000));
+    let active = 0..ENROLLMENTS.len() - 1;
+    (earner + 1..)
+        .zip(shares)
+        .filter(|(sponsor, _)| whole > 0 && active.contains(sponsor))
+        .map(|(sponsor, share)| (sponsor, half_up(share, keep, whole)))
+        .collect()
 }
 
 impl Paid {

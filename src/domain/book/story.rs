@@ -118,11 +118,12 @@ pub fn directory(terms: &[[Terms; 2]]) -> Directory {
             }),
             emails: if number == 0 { BTreeSet::from(["ann@x.org".to_owned()]) } else { BTreeSet::new() },
             rates: Vec::new(),
-            sponsors: Vec::new(),
+            sponsors: sponsor_of(number),
         };
         directory.programs.insert(program.id.clone(), program);
         directory.enrollments.insert(enrollment.id.clone(), enrollment);
     }
+    directory.multi_level = true;
     let mut stranger = directory.programs[&ProgramId::parse("prog_0").unwrap()].clone();
     stranger.id = ProgramId::parse("prog_foreign").unwrap();
     stranger.organization_id = foreign;
@@ -148,6 +149,12 @@ pub fn directory(terms: &[[Terms; 2]]) -> Directory {
     directory
 }
 
+/// Each enrollment was brought by the next one.
+fn sponsor_of(number: usize) -> Vec<Dated<Option<EnrollmentId>>> {
+    let sponsor = ENROLLMENTS.get(number + 1).map(|name| EnrollmentId::parse(name).unwrap());
+    vec![Dated { at: Timestamp::EPOCH, value: sponsor }]
+}
+
 pub fn currency(code: &str) -> Currency {
     Currency::parse(code).unwrap()
 }
@@ -168,7 +175,7 @@ fn terms(dice: &mut Dice<'_>) -> Terms {
         approval_mode: if dice.once_in(4) { ApprovalMode::Manual } else { ApprovalMode::Auto },
         hold_period_days: u16::try_from(dice.roll(40)).unwrap(),
         product_rates: Vec::new(),
-        upline_bps: Vec::new(),
+        upline_bps: (0..dice.roll(4)).map(|_| BasisPoints::new(dice.roll(10_001)).unwrap()).collect(),
         rate_override: None,
     }
 }

@@ -35,9 +35,11 @@ def _expected(story, ids, directory, decisions, commissions, waiting):
         raise OutOfScope("a person decided")
     if ids & waiting:
         raise OutOfScope("to be folded again")
-    claimed = [row for sale_id in ids for row in commissions.get(sale_id, ()) if row.claimed]
-    frozen_to = claimed[0].enrollment_id if claimed else None
-    transfers = sum(one.amount_minor or 0 for one in decided if one.enrollment_id == frozen_to)
+    own = [row for sale_id in ids for row in commissions.get(sale_id, ()) if row.level == 0]
+    frozen_to = next((row.enrollment_id for row in own if row.claimed), None)
+    transfers = defaultdict(int)
+    for one in decided:
+        transfers[one.enrollment_id] += one.amount_minor or 0
     return owed(story, directory, frozen_to, transfers)
 
 
@@ -58,34 +60,31 @@ def commissions_are_those_of_the_model(evidence):
         if len(ids) > 1:
             yield name, f"is one payment and stands in {len(ids)} sales"
             continue
-        own = [row for sale_id in ids for row in commissions.get(sale_id, ())]
+        due = {(one.enrollment_id, one.level) for one in expected}
         found = [
-            Owed(row.enrollment_id, row.currency, row.earned_minor, row.clawed_minor)
-            for row in own
-            if row.level == 0
+            Owed(row.enrollment_id, row.level, row.currency, row.earned_minor, row.clawed_minor)
+            for sale_id in ids
+            for row in commissions.get(sale_id, ())
             # Commissions of others were taken back whole.
-            and (
-                row.earned_minor != row.clawed_minor
-                or (expected is not None and row.enrollment_id == expected.enrollment_id)
-            )
+            if row.earned_minor != row.clawed_minor or (row.enrollment_id, row.level) in due
         ]
-        if found != ([expected] if expected is not None else []):
-            yield (
-                name,
-                f"should bring {_text(expected)} and brings {', '.join(map(_text, found)) or 'nothing'}",
-            )
+        found.sort(key=lambda one: one.level)
+        if found != _allowed(expected, found):
+            yield name, f"should bring {_texts(expected)} and brings {_texts(found)}"
 
 
 @check("I14")
 def balances_are_those_of_the_model(evidence):
     books = evidence.books
     totals, spoken_for = defaultdict(int), set()
+    commissions = by(books.commissions, "sale_id")
     for _, ids, expected in compare(evidence):
         if isinstance(expected, OutOfScope):
             continue
         spoken_for |= ids
-        if expected is not None:
-            totals[expected.enrollment_id, expected.currency] += expected.earned - expected.clawed
+        rows = [row for sale_id in ids for row in commissions.get(sale_id, ())]
+        for one in _allowed(expected, rows):
+            totals[one.enrollment_id, one.currency] += one.earned - one.clawed
     merged = {sale.id for sale in books.sales if sale.merged_into is not None}
     open_to_doubt = {
         row.enrollment_id
@@ -98,7 +97,13 @@ def balances_are_those_of_the_model(evidence):
             yield " ".join(key), f"should have earned {totals[key]} in all, and the accounts hold {have[key]}"
 
 
-def _text(one):
-    if one is None:
-        return "nothing"
-    return f"{one.enrollment_id} {one.earned} {one.currency} less {one.clawed}"
+def _allowed(expected, found):
+    """What is expected, without the sponsors who have nothing: whether the platform let them earn when the
+    sale was made is a setting, which is not in the books."""
+    have = {(one.enrollment_id, one.level) for one in found}
+    return [one for one in expected if one.level == 0 or (one.enrollment_id, one.level) in have]
+
+
+def _texts(owed):
+    told = (f"{one.enrollment_id} {one.earned} {one.currency} less {one.clawed}" for one in owed)
+    return ", ".join(told) or "nothing"

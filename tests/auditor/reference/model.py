@@ -82,8 +82,9 @@ class Story:
         return max(0, withdrawn - returned)
 
     def codes(self, paid_at_s):
-        """The codes that can speak for the sale, the strongest first: its own, its subscription's, its
-        customer's; among its own the better source, among the others the earlier."""
+        """The codes that can speak for the sale, each with when it was told, the strongest first: its own,
+        its subscription's, its customer's; among its own the better source, among the others the earlier.
+        One of its own counts as told when it was paid."""
         carriers = set().union(*(one.carriers for one in self._own(self.told.paid).values()))
         own, subscription, customer = [], [], []
         for subject in self.names | carriers:
@@ -94,7 +95,8 @@ class Story:
                     subscription.append((at_s, strength, code))
                 elif at_s <= paid_at_s + CUSTOMER_SLACK_S:
                     customer.append((at_s, strength, code))
-        return [code for *_, code in [*sorted(own), *sorted(subscription), *sorted(customer)]]
+        carried = [*sorted(subscription), *sorted(customer)]
+        return [*((code, paid_at_s) for *_, code in sorted(own)), *((code, at_s) for at_s, _, code in carried)]
 
 
 def stories(books, keys):
@@ -145,10 +147,12 @@ class Directory:
         self._programs = of(books.programs)
         self._enrollment_statuses = by(books.enrollment_statuses, "enrollment_id")
         self._program_statuses = by(books.program_statuses, "program_id")
+        self._sponsors = by(books.enrollment_sponsors, "enrollment_id")
+        self._rates = by(books.enrollment_rates, "enrollment_id")
         self._terms = by(books.program_terms, "program_id")
 
-    def enrollment_for(self, project_id, code, paid_at_s):
-        """The enrollment that earns by a code, or None."""
+    def enrollment_for(self, project_id, code, told_at_s, paid_at_s):
+        """The enrollment that earns by a code, or None. What bound a buyer before it was retired binds."""
         owner = self._owners.get(project_id)
         known = self._codes.get((owner, code))
         if known is None:
@@ -158,7 +162,8 @@ class Directory:
         if program.organization_id != owner:
             return None
         at_us = paid_at_s * 1_000_000
-        is_valid = known.valid_from_us <= at_us and (known.valid_to_us is None or at_us < known.valid_to_us)
+        is_retired = known.valid_to_us is not None and known.valid_to_us <= told_at_s * 1_000_000
+        is_valid = known.valid_from_us <= at_us and not is_retired
         is_active = all(
             self._is_active(statuses, at_us)
             for statuses in (
@@ -174,8 +179,27 @@ class Directory:
             raise OutOfScope("a status that changed")
         return any(one.status == "active" and one.effective_at_us <= at_us for one in statuses)
 
+    def sponsors(self, enrollment_id, paid_at_s):
+        """Who may earn with an affiliate: enrollment, level and basis points of the commission. Who was not
+        active leaves the level empty."""
+        at_us = paid_at_s * 1_000_000
+        one, seen = enrollment_id, {enrollment_id}
+        for level, bps in enumerate(self._plain_terms(enrollment_id).get("upline_bps", []), 1):
+            above = [row for row in self._sponsors.get(one, []) if row.effective_at_us <= at_us]
+            one = above[-1].parent_enrollment_id if above else None
+            if one is None or one in seen:
+                return
+            seen.add(one)
+            if self._is_active(self._enrollment_statuses.get(one, []), at_us):
+                yield one, level, bps
+
     def rate(self, enrollment_id):
         """Basis points of what was paid."""
+        if enrollment_id in self._rates:
+            raise OutOfScope("a rate of their own")
+        return self._plain_terms(enrollment_id)["commission"]["bps"]
+
+    def _plain_terms(self, enrollment_id):
         versions = self._terms.get(self._enrollments[enrollment_id].program_id, [])
         if len(versions) != 1:
             raise OutOfScope("terms that changed")
@@ -184,38 +208,49 @@ class Directory:
             terms["commission"]["type"] == "percentage"
             and terms.get("commission_base", "gross") == "gross"
             and terms.get("approval_mode", "auto") == "auto"
+            and not terms.get("product_rates")
         )
         if not is_plain:
             raise OutOfScope("terms other than a share of what was paid")
-        return terms["commission"]["bps"]
+        return terms
 
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """What one enrollment earns by a sale, minor units."""
+    """What one enrollment earns by a sale, minor units; at level 0 who brought it, above that a sponsor."""
 
     enrollment_id: str
+    level: int
     currency: str
     earned: int
     clawed: int
 
 
-def owed(story, directory, frozen_to=None, clawed_by_transfers=0):
-    """What the sale brings to whom; None where nobody earns by it. What a payout has claimed keeps its
-    enrollment (`frozen_to`), and what came back of the transfer that paid it counts as taken back."""
+def owed(story, directory, frozen_to=None, transfers=None):
+    """What the sale brings to whom: nothing, or the affiliate's commission and then those that sponsors
+    have where the platform allows it. What a payout has claimed keeps its enrollment (`frozen_to`), and what
+    came back of the transfer that paid one of them (`transfers`, by enrollment) counts as taken back."""
     money = story.money()
     if money is None:
-        return None
+        return []
+    transfers = transfers or {}
     found = (
-        directory.enrollment_for(story.project_id, code, money.paid_at_s)
-        for code in story.codes(money.paid_at_s)
+        directory.enrollment_for(story.project_id, code, told_at_s, money.paid_at_s)
+        for code, told_at_s in story.codes(money.paid_at_s)
     )
     enrollment_id = frozen_to or next((one for one in found if one is not None), None)
     if enrollment_id is None:
-        return None
+        return []
     earned = half_up(money.amount, directory.rate(enrollment_id), 10_000)
     if earned == 0:
-        return None
+        return []
     kept = 0 if money.taken == money.amount else half_up(earned, money.amount - money.taken, money.amount)
-    clawed = min(earned, earned - kept + clawed_by_transfers)
-    return Owed(enrollment_id, money.currency, earned, clawed)
+
+    def of(who, level, whole, left):
+        clawed = min(whole, whole - left + transfers.get(who, 0))
+        return Owed(who, level, money.currency, whole, clawed)
+
+    sponsors = directory.sponsors(enrollment_id, money.paid_at_s)
+    shares = [(who, level, half_up(earned, bps, 10_000)) for who, level, bps in sponsors]
+    uplines = [of(who, level, share, half_up(share, kept, earned)) for who, level, share in shares if share]
+    return [of(enrollment_id, 0, earned, kept), *uplines]
