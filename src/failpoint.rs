@@ -52,6 +52,11 @@ words! {
         ChangeBeforeCommit = "change.before_commit",
         /// A change is durable; whoever asked for it was not answered.
         ChangeAfterCommit = "change.after_commit",
+        /// A request's Idempotency-Key is taken, or given its answer, or forgotten, and that is not
+        /// committed.
+        KeyBeforeCommit = "key.before_commit",
+        /// What becomes of an Idempotency-Key is durable.
+        KeyAfterCommit = "key.after_commit",
         /// That something cannot be done now is written, with its finding, and not committed.
         PostponeBeforeCommit = "postpone.before_commit",
         /// That something cannot be done now is durable, with its finding.
@@ -76,6 +81,10 @@ words! {
         AccountBeforeCommit = "account.before_commit",
         /// What is known of a receiving account is durable.
         AccountAfterCommit = "account.after_commit",
+        /// Accounts are taken to be read for settlements, or one is struck off, and that is not committed.
+        CheckBeforeCommit = "check.before_commit",
+        /// Which accounts are to be read for settlements is durable.
+        CheckAfterCommit = "check.after_commit",
         /// A call is written down and that is not committed.
         AttemptBeforeCommit = "attempt.before_commit",
         /// A call is written down; not one byte was sent.
@@ -108,6 +117,10 @@ words! {
         ResolveBeforeCommit = "resolve.before_commit",
         /// What people said of an intent is durable; they were not answered.
         ResolveAfterCommit = "resolve.after_commit",
+        /// Mails are made, or one is taken or laid down, and that is not committed.
+        MailBeforeCommit = "mail.before_commit",
+        /// What becomes of mails is durable.
+        MailAfterCommit = "mail.after_commit",
         /// Replayed events are inserted and not committed.
         ReplayBeforeCommit = "replay.before_commit",
         /// Replayed events are durable and not processed.

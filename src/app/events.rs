@@ -24,7 +24,7 @@ pub async fn retry(app: &App, by: &Principal, id: &str) -> Result<(), Refusal> {
     }
     let was = json!({ "state": event.state, "reason": event.reason, "attempts": event.attempts });
     audit::record(&mut tx, by, Change::new("event.retried", id, None).before(&was), now).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     app.wake.process.notify_one();
     Ok(())
 }

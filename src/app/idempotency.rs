@@ -11,6 +11,7 @@ use super::{App, Refusal, audit::Claim, keys::Principal, new_id};
 pub use crate::store::idempotency::Answer;
 use crate::{
     domain::ids::IdempotencyId,
+    failpoint::{self, Failpoint},
     store::{
         StoreError, Tx, audit,
         idempotency::{self, NewRequest, StoredRequest},
@@ -78,7 +79,7 @@ pub async fn begin(app: &App, by: &Principal, asked: Asked<'_>) -> Result<Turn, 
     let mut tx = app.db.begin().await?;
     idempotency::delete_expired_key(&mut tx, new.actor, new.key, now).await?;
     if idempotency::insert(&mut tx, &new).await? {
-        tx.commit().await?;
+        commit(tx).await?;
         return Ok(Turn::Run(Claim { id: new.id, number: 1 }));
     }
     let Some(stored) = idempotency::lock(&mut tx, new.actor, new.key).await? else {
@@ -86,7 +87,7 @@ pub async fn begin(app: &App, by: &Principal, asked: Asked<'_>) -> Result<Turn, 
         return Ok(Turn::InFlight { retry_after_s: 1 });
     };
     let turn = judge(&mut tx, &new, &asked, stored).await?;
-    tx.commit().await?;
+    commit(tx).await?;
     Ok(turn)
 }
 
@@ -126,7 +127,7 @@ pub async fn finish(app: &App, claim: &Claim, answer: Option<&Answer>) -> Result
         Some(answer) => drop(idempotency::complete(&mut tx, &claim.id, claim.number, answer).await?),
         None => idempotency::release(&mut tx, &claim.id, claim.number, app.now()).await?,
     }
-    tx.commit().await
+    commit(tx).await
 }
 
 /// Forgets keys whose day is over, one small batch. Returns whether there may be more.
@@ -136,6 +137,14 @@ pub async fn finish(app: &App, claim: &Claim, answer: Option<&Answer>) -> Result
 pub async fn purge(app: &App) -> Result<bool, StoreError> {
     let mut tx = app.db.begin().await?;
     let purged = idempotency::purge(&mut tx, app.now(), PURGED_MAX).await?;
-    tx.commit().await?;
+    commit(tx).await?;
     Ok(purged == PURGED_MAX.unsigned_abs())
+}
+
+/// Commits what is known of a key.
+async fn commit(tx: Tx) -> Result<(), StoreError> {
+    failpoint::reach(Failpoint::KeyBeforeCommit);
+    tx.commit().await?;
+    failpoint::reach(Failpoint::KeyAfterCommit);
+    Ok(())
 }

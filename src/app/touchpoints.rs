@@ -159,7 +159,7 @@ pub(super) async fn store(
     }
     let visitors = all_of(&mut tx, &named).await?;
     if let Some(known) = touchpoints::find_same_click(&mut tx, &visitors, &link.code, click.at).await? {
-        tx.commit().await?;
+        super::commit_change(tx).await?;
         return Ok(Recorded { touchpoint: known, is_new: false });
     }
     let new = NewTouchpoint {
@@ -177,7 +177,7 @@ pub(super) async fn store(
     };
     touchpoints::request_sales(&mut tx, &visitors, click.at, now).await?;
     touchpoints::insert(&mut tx, &new).await?;
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     let NewTouchpoint { touch, program_id, source, .. } = new;
     let touchpoint = TouchpointRow {
         id: touch.id.to_string(),
@@ -224,7 +224,7 @@ pub async fn identify(
     if let Some(earliest) = touchpoints::earliest(&mut tx, &visitors).await? {
         touchpoints::request_sales(&mut tx, &visitors, earliest, now).await?;
     }
-    tx.commit().await?;
+    super::commit_change(tx).await?;
     Ok(())
 }
 

@@ -1,11 +1,17 @@
 //! Whatever somebody changes through the API is changed whole or not at all, and once.
 //!
 //! Whoever was not answered asks again where asking again changes nothing. What makes a new thing each time
-//! is looked for first: it is there, whole, or nothing is.
+//! is looked for first: it is there, whole, or nothing is. What sending it again under an Idempotency-Key
+//! does is in `keys`.
 
 use libtest_mimic::Trial;
-use remit::failpoint::{Failpoint, VARIABLE};
+use remit::{
+    app::{enrollments::invites, keys::Principal},
+    domain::ids::{EnrollmentId, ProgramId},
+    failpoint::{Failpoint, VARIABLE},
+};
 use reqwest::{Client, Method, StatusCode};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::{
@@ -13,7 +19,7 @@ use super::{
     points::{Driver, driver, is_release_build},
     program::{Server, assert_died},
     run::Run,
-    support::{TestDb, shop::intent},
+    support::{TestDb, node::Node, shop::intent},
 };
 
 pub fn tests() -> Vec<Trial> {
@@ -33,21 +39,39 @@ enum Again {
 }
 use Again::{Another, Answered};
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// A person who may do everything.
+    Operator,
+    /// An affiliate.
+    Affiliate,
+    /// A website, with its client key.
+    Website,
+    /// Somebody without a key.
+    Anybody,
+}
+
 /// A request that changes something.
 struct Change {
+    by: By,
     method: Method,
     path: String,
     body: Value,
     again: Again,
     /// What there is more or less of once it was carried out.
     does: &'static [(&'static str, i64)],
+    /// Whether it is written down who asked. Of visitors nothing is known.
+    is_audited: bool,
 }
 
 /// All that the changes change.
-const COUNTS: [(&str, &str); 19] = [
+const COUNTS: [(&str, &str); 27] = [
     ("account", "SELECT COUNT(*) FROM payout_account"),
     ("address", "SELECT COUNT(*) FROM organization_email"),
-    ("code", "SELECT COUNT(*) FROM code"),
+    ("click", "SELECT CAST(COALESCE(SUM(clicks), 0) AS BIGINT) FROM click_day"),
+    ("code", "SELECT COUNT(*) FROM code WHERE valid_to_us IS NULL"),
+    ("code retired", "SELECT COUNT(*) FROM code WHERE valid_to_us IS NOT NULL"),
     ("endpoint", "SELECT COUNT(*) FROM endpoint WHERE deleted_at_us IS NULL"),
     ("endpoint ended", "SELECT COUNT(*) FROM endpoint WHERE deleted_at_us IS NOT NULL"),
     ("enrollment", "SELECT COUNT(*) FROM enrollment"),
@@ -56,15 +80,28 @@ const COUNTS: [(&str, &str); 19] = [
     ("hold lifted", "SELECT COUNT(*) FROM payout_hold WHERE lifted_at_us IS NOT NULL"),
     ("key", "SELECT COUNT(*) FROM api_key WHERE revoked_at_us IS NULL"),
     ("key revoked", "SELECT COUNT(*) FROM api_key WHERE revoked_at_us IS NOT NULL"),
+    ("link", "SELECT COUNT(*) FROM subject_link"),
     ("organization", "SELECT COUNT(*) FROM organization"),
     ("pause", "SELECT COUNT(*) FROM payout_pause WHERE resumed_at_us IS NULL"),
+    ("person", "SELECT COUNT(*) FROM account"),
     ("program", "SELECT COUNT(*) FROM program"),
     ("program renamed", "SELECT COUNT(*) FROM program WHERE name = 'renamed'"),
     ("project", "SELECT COUNT(*) FROM project"),
     ("refold", "SELECT COUNT(*) FROM refold"),
     ("status", "SELECT (SELECT COUNT(*) FROM program_status) + (SELECT COUNT(*) FROM enrollment_status)"),
     ("terms", "SELECT COUNT(*) FROM program_terms"),
+    ("token", "SELECT COUNT(*) FROM invite_token"),
+    (
+        "token renewed",
+        "SELECT COUNT(*) FROM invite_token t JOIN enrollment e ON e.id = t.enrollment_id
+            WHERE t.created_at_us > e.created_at_us",
+    ),
+    ("token used", "SELECT COUNT(*) FROM invite_token WHERE used_at_us IS NOT NULL"),
+    ("touchpoint", "SELECT COUNT(*) FROM touchpoint"),
 ];
+
+/// What was written down of who asked for what.
+const AUDITED: &str = "SELECT COUNT(*) FROM audit";
 
 async fn counts(run: &Run) -> Vec<(&'static str, i64)> {
     let mut found = Vec::new();
@@ -82,11 +119,7 @@ async fn death_while_something_is_changed_changes_it_once_or_not_at_all(db: Test
         return;
     }
     let run = Run::on(db).await;
-    let key = run.program.data(&["keys", "create", "--kind", "operator"]).await;
-    let caller = Caller {
-        client: Client::builder().no_proxy().build().unwrap(),
-        key: key["key"].as_str().unwrap().to_owned(),
-    };
+    let caller = Caller::of(&run).await;
     // Told before anybody had the code, so that the approval reaches back to it.
     let node = run.program.serve().await;
     run.provider.send_to(&[&node.base]);
@@ -96,10 +129,19 @@ async fn death_while_something_is_changed_changes_it_once_or_not_at_all(db: Test
     run.settled(&node).await;
     drop(node);
 
+    let mut tx = run.db().db.begin().await.unwrap();
+    tx.q("UPDATE program SET landing_url = 'https://shop.example/'").exec().await.unwrap();
+    tx.commit().await.unwrap();
     for change in &makings(&run) {
         survive(&run, &caller, change).await;
     }
+    for change in &clicks() {
+        survive(&run, &caller, change).await;
+    }
     for change in &revisions(&run).await {
+        survive(&run, &caller, change).await;
+    }
+    for change in &joinings(&run).await {
         survive(&run, &caller, change).await;
     }
     let node = run.program.serve().await;
@@ -115,16 +157,18 @@ const ROLES: (&str, &str) = ("REMIT_SERVER__ROLES", "receive");
 /// and, if that changes nothing, to one that lives.
 async fn survive(run: &Run, caller: &Caller, change: &Change) {
     let what = format!("{} {}", change.method, change.path);
-    let before = counts(run).await;
+    let (before, audited) = (counts(run).await, run.number(AUDITED).await);
     let mut after = before.clone();
     for (name, more) in change.does {
         after.iter_mut().find(|(other, _)| other == name).unwrap().1 += more;
     }
-    for (death, expected) in [(BEFORE, &before), (AFTER, &after)] {
+    let deaths = [(BEFORE, &before, audited), (AFTER, &after, audited + i64::from(change.is_audited))];
+    for (death, expected, audited) in deaths {
         let mut doomed = run.program.serve_with(&[(VARIABLE, death), ROLES]).await;
         assert_eq!(caller.send(&doomed, change).await, None, "{what}: {death}");
         assert_died(&mut doomed).await;
         assert_eq!(counts(run).await, *expected, "{what}: {death}");
+        assert_eq!(run.number(AUDITED).await, audited, "{what}: {death}");
     }
     if let Answered(status) = change.again {
         let node = run.program.serve_with(&[ROLES]).await;
@@ -136,14 +180,37 @@ async fn survive(run: &Run, caller: &Caller, change: &Change) {
 
 struct Caller {
     client: Client,
-    key: String,
+    operator: String,
+    affiliate: String,
+    website: String,
 }
 
 impl Caller {
+    /// With keys of everybody who has one. The affiliate is cleo.
+    async fn of(run: &Run) -> Self {
+        let create = async |words: &[&str]| {
+            let made = run.program.data(&[&["keys", "create", "--kind"], words].concat()).await;
+            made["key"].as_str().unwrap().to_owned()
+        };
+        let owner = &run.reference.owner;
+        Self {
+            client: Client::builder().no_proxy().build().unwrap(),
+            operator: create(&["operator"]).await,
+            affiliate: create(&["organization", "--org", &owner.id("org_", "cleo")]).await,
+            website: create(&["client", "--project", &owner.project()]).await,
+        }
+    }
+
     /// None where the node did not answer.
     async fn send(&self, node: &Server, change: &Change) -> Option<StatusCode> {
         let request = self.client.request(change.method.clone(), format!("{}{}", node.base, change.path));
-        let answer = request.bearer_auth(&self.key).json(&change.body).send().await;
+        let request = match change.by {
+            By::Operator => request.bearer_auth(&self.operator),
+            By::Affiliate => request.bearer_auth(&self.affiliate),
+            By::Website => request.header("x-api-key", &self.website),
+            By::Anybody => request,
+        };
+        let answer = request.json(&change.body).send().await;
         answer.ok().map(|answer| answer.status())
     }
 }
@@ -155,11 +222,13 @@ fn makings(run: &Run) -> Vec<Change> {
     let owner = &run.reference.owner;
     let (project, program) = (owner.project(), owner.id("prog_", "fifth"));
     let make = |path: &str, body: Value, does| Change {
+        by: By::Operator,
         method: Method::POST,
         path: path.to_owned(),
         body,
         again: Another,
         does,
+        is_audited: true,
     };
     let enrollment = json!({ "email": "late@example.com", "code": "late", "status": "pending" });
     let report = json!({
@@ -193,7 +262,14 @@ fn makings(run: &Run) -> Vec<Change> {
         make(
             &format!("{PROGRAMS}/{program}/enrollments"),
             enrollment,
-            &[("enrollment", 1), ("status", 1), ("code", 1), ("organization", 1), ("address", 1)],
+            &[
+                ("enrollment", 1),
+                ("status", 1),
+                ("code", 1),
+                ("organization", 1),
+                ("address", 1),
+                ("token", 1),
+            ],
         ),
         Change {
             again: Answered(StatusCode::CREATED),
@@ -205,6 +281,50 @@ fn makings(run: &Run) -> Vec<Change> {
             json!({ "reason": "a test" }),
             &[("hold", 1)],
         ),
+        Change {
+            by: By::Anybody,
+            ..make(
+                "/v1/public/affiliate/signup",
+                json!({ "email": "new@example.com", "name": "New" }),
+                &[("organization", 1), ("address", 1), ("person", 1), ("key", 1)],
+            )
+        },
+    ]
+}
+
+/// What visitors do.
+fn clicks() -> Vec<Change> {
+    let tell = |path: &str, body: Value, status, does| Change {
+        by: By::Website,
+        method: Method::POST,
+        path: format!("/v1/client/affiliate/{path}"),
+        body,
+        again: Answered(status),
+        does,
+        is_audited: false,
+    };
+    vec![
+        tell(
+            "touchpoint",
+            json!({ "code": "ada", "anonymous_id": "visitor" }),
+            StatusCode::OK,
+            &[("touchpoint", 1), ("click", 1)],
+        ),
+        tell(
+            "identify",
+            json!({ "anonymous_id": "visitor", "subject_ref": "customer" }),
+            StatusCode::OK,
+            &[("link", 1)],
+        ),
+        Change {
+            by: By::Anybody,
+            method: Method::GET,
+            path: "/r/ada".to_owned(),
+            body: Value::Null,
+            again: Another,
+            does: &[("touchpoint", 1), ("click", 1)],
+            is_audited: false,
+        },
     ]
 }
 
@@ -219,11 +339,13 @@ async fn revisions(run: &Run) -> Vec<Change> {
     let program = text("SELECT id FROM program WHERE name = 'new'").await;
     let late = text("SELECT enrollment_id FROM code WHERE code = 'late'").await;
     let change = |method, path: String, body: Value, does| Change {
+        by: By::Operator,
         method,
         path,
         body,
         again: Answered(StatusCode::OK),
         does,
+        is_audited: true,
     };
     let fifth = format!("{PROGRAMS}/{}", owner.id("prog_", "fifth"));
     let endpoints = format!("/v1/admin/projects/{}/endpoints", owner.project());
@@ -270,5 +392,86 @@ async fn revisions(run: &Run) -> Vec<Change> {
                 &[("endpoint", -1), ("endpoint ended", 1)],
             )
         },
+        Change {
+            again: Another,
+            ..change(
+                Method::POST,
+                format!("{PROGRAMS}/{program}/invites"),
+                json!({ "affiliate_org_id": owner.id("org_", "cleo") }),
+                &[("enrollment", 1), ("status", 1), ("code", 1)],
+            )
+        },
+        Change {
+            again: Another,
+            ..change(
+                Method::POST,
+                format!("{fifth}/enrollments/{late}/invite-token"),
+                Value::Null,
+                &[("token renewed", 1)],
+            )
+        },
+    ]
+}
+
+/// What an affiliate does who was invited, and the owner with its codes.
+async fn joinings(run: &Run) -> Vec<Change> {
+    const INVITED: &str = "SELECT enrollment_id FROM enrollment_status WHERE status = 'invited'";
+    const LATE: &str = "SELECT enrollment_id FROM code WHERE code = 'late'";
+    let owner = &run.reference.owner;
+    let text = async |sql: &'static str| -> String {
+        run.db().db.read().await.unwrap().q(sql).scalar().await.unwrap().unwrap()
+    };
+    let (invited, late) = (text(INVITED).await, text(LATE).await);
+    let program = ProgramId::parse(&owner.id("prog_", "fifth")).unwrap();
+    let node = Node::new(run.db().db.clone(), 16);
+    let enrollment = EnrollmentId::parse(&late).unwrap();
+    let (_, token) =
+        invites::renew_token(&node.app, &Principal::console(), &program, &enrollment).await.unwrap();
+    let ask = |path: String, body: Value, again, does| Change {
+        by: By::Affiliate,
+        method: Method::POST,
+        path: format!("/v1/affiliate/me/{path}"),
+        body,
+        again,
+        does,
+        is_audited: true,
+    };
+    let codes = format!("{PROGRAMS}/{program}/enrollments/{late}/codes");
+    let issue = |method, path: String, body: Value, again, does| Change {
+        by: By::Operator,
+        method,
+        path,
+        ..ask(String::new(), body, again, does)
+    };
+    vec![
+        ask(format!("invites/{invited}/accept"), Value::Null, Answered(StatusCode::OK), &[("status", 1)]),
+        ask(
+            format!("enrollments/{invited}/codes"),
+            json!({ "retire_others": true }),
+            Another,
+            // The first one ends.
+            &[("code retired", 1)],
+        ),
+        ask(
+            "invites/accept".to_owned(),
+            json!({ "token": token.expose_secret() }),
+            Answered(StatusCode::OK),
+            &[("token used", 1), ("address", 1)],
+        ),
+        issue(
+            Method::POST,
+            codes.clone(),
+            json!({ "code": "later" }),
+            Answered(StatusCode::CONFLICT),
+            // The early sale may have told it.
+            &[("code", 1), ("refold", 1)],
+        ),
+        issue(
+            Method::DELETE,
+            format!("{codes}/later"),
+            Value::Null,
+            Answered(StatusCode::OK),
+            &[("code", -1), ("code retired", 1)],
+        ),
     ]
 }

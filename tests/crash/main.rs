@@ -7,12 +7,16 @@
 
 mod changes;
 mod charges;
+mod checks;
 mod chunks;
+mod commands;
 mod database;
 mod drain;
 mod harness;
 mod interrupted;
+mod keys;
 mod late;
+mod mails;
 mod payday;
 mod payouts;
 mod points;
@@ -22,6 +26,9 @@ mod random;
 mod relay;
 mod replay;
 mod run;
+#[expect(dead_code, reason = "the other tests of mail ask for more")]
+#[path = "../smtp/mod.rs"]
+mod smtp;
 mod stop;
 mod storm;
 #[expect(
@@ -46,10 +53,14 @@ fn main() {
         chunks::tests(),
         late::tests(),
         changes::tests(),
+        keys::tests(),
+        checks::tests(),
+        mails::tests(),
         troubles::tests(),
         interrupted::tests(),
         drain::tests(),
         replay::tests(),
+        commands::tests(),
         stop::tests(),
         random::tests(),
     ];

@@ -53,6 +53,12 @@ pub enum Driver {
     Start,
     /// By whoever changes something through the API, see `changes`.
     Changes,
+    /// By requests with an Idempotency-Key, see `keys`.
+    Keys,
+    /// By settlements that passed an account over, see `checks`.
+    Checks,
+    /// By what affiliates are told, see `mails`.
+    Mails,
     /// By no node: `remit replay` passes it, see `replay`.
     Replay,
     /// By paying out, see `payouts`.
@@ -76,6 +82,9 @@ pub const fn driver(point: Failpoint) -> Driver {
         Failpoint::RefoldBeforeCommit | Failpoint::RefoldAfterCommit => Driver::Refold,
         Failpoint::BeatBeforeCommit | Failpoint::BeatAfterCommit => Driver::Start,
         Failpoint::ChangeBeforeCommit | Failpoint::ChangeAfterCommit => Driver::Changes,
+        Failpoint::KeyBeforeCommit | Failpoint::KeyAfterCommit => Driver::Keys,
+        Failpoint::CheckBeforeCommit | Failpoint::CheckAfterCommit => Driver::Checks,
+        Failpoint::MailBeforeCommit | Failpoint::MailAfterCommit => Driver::Mails,
         Failpoint::ReplayBeforeCommit | Failpoint::ReplayAfterCommit => Driver::Replay,
         Failpoint::PostponeBeforeCommit
         | Failpoint::PostponeAfterCommit
@@ -192,7 +201,13 @@ async fn death_at_any_named_point_changes_nothing_in_the_end(db: TestDb) {
             Driver::Decision => die_of_a_decision(&run, point, &events).await,
             Driver::Refold => die_of_a_refold(&run, point, &name).await,
             Driver::Start => die_of_a_start(&run, point).await,
-            Driver::Changes | Driver::Replay | Driver::Payouts | Driver::Troubles => continue,
+            Driver::Changes
+            | Driver::Keys
+            | Driver::Checks
+            | Driver::Mails
+            | Driver::Replay
+            | Driver::Payouts
+            | Driver::Troubles => continue,
         }
         let node = run.program.serve().await;
         println!("{} was survived", point.as_str());

@@ -53,7 +53,9 @@ impl Dispatcher {
         let mut tx = self.app.db.begin().await?;
         let checks =
             account_checks::claim_due(&mut tx, PAYOUT_PROVIDER, livemode, &closed, limit, now).await?;
+        failpoint::reach(Failpoint::CheckBeforeCommit);
         tx.commit().await?;
+        failpoint::reach(Failpoint::CheckAfterCommit);
         let mut lanes = self.lanes();
         for check in &checks {
             lanes.enter(&check.account_id);
@@ -91,7 +93,9 @@ impl Dispatcher {
             // Payouts that were made before may wait for what was lost, too.
             jobs::wake_accounts(&mut tx, &[&check.account_id], now).await?;
         }
+        failpoint::reach(Failpoint::CheckBeforeCommit);
         tx.commit().await?;
+        failpoint::reach(Failpoint::CheckAfterCommit);
         debug!(can_be_paid, "an account that was told not to be ready was read again");
         Ok(())
     }

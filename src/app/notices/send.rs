@@ -20,12 +20,13 @@ use crate::{
         program::EnrollmentStatus,
         time::Timestamp,
     },
+    failpoint::{self, Failpoint},
     mail::{
         Letter, Mailer, Reader, SendError, Session,
         letter::{Balance, Line},
     },
     store::{
-        Conn, StoreError,
+        Conn, StoreError, Tx,
         findings::{self, NewFinding, Severity},
         mail::{self, Lease, Parting},
     },
@@ -47,7 +48,7 @@ pub async fn step(app: &App, mailer: &Mailer, stop: &CancellationToken) -> Resul
     let due = app.now();
     let mut tx = app.db.begin().await?;
     mail::gather(&mut tx, due, MAILS_MAX).await?;
-    tx.commit().await?;
+    commit(tx).await?;
     let mut session = mailer.session();
     let mut sent = 0;
     for _ in 0..MAILS_MAX {
@@ -92,7 +93,7 @@ async fn send_next(
     let until = app.now().plus_secs(lease_s(mailer.timeout()));
     let mut tx = app.db.begin().await?;
     let claimed = mail::claim(&mut tx, due, until).await?;
-    tx.commit().await?;
+    commit(tx).await?;
     let Some(lease) = claimed else { return Ok(Turn::Nobody) };
     let outcome = match prepare(app, &lease).await? {
         Ok((to, letter, reader)) => deliver(mailer, session, &lease, &to, &letter, &reader).await,
@@ -232,5 +233,13 @@ async fn lay_down(app: &App, lease: &Lease, outcome: &Outcome) -> Result<(), Sto
         }
         _ => {}
     }
-    tx.commit().await
+    commit(tx).await
+}
+
+/// Commits what becomes of mails.
+async fn commit(tx: Tx) -> Result<(), StoreError> {
+    failpoint::reach(Failpoint::MailBeforeCommit);
+    tx.commit().await?;
+    failpoint::reach(Failpoint::MailAfterCommit);
+    Ok(())
 }
