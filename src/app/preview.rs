@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     domain::{
-        book::CounterKey,
         fact::{Item, ObjectKind, ObjectRef, SalePaid},
         ids::{EnrollmentId, ProgramId},
         money::{Currency, MoneyError},
@@ -253,8 +252,7 @@ async fn standing_now(
 ) -> Result<Position, Refusal> {
     match (standing, enrollment) {
         (Standing::AmongSales, Some(enrollment)) => {
-            let key = CounterKey::Sales(enrollment.clone(), sale.currency);
-            let tally = counters::tally(conn, &key).await?;
+            let tally = counters::tally_of_sales(conn, enrollment, sale.currency).await?;
             Ok(Position::Sales { count: tally.count, revenue: tally.revenue })
         }
         (Standing::AmongSales, None) => Ok(Position::Sales { count: 0, revenue: 0 }),

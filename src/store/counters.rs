@@ -3,7 +3,7 @@
 //! A counter has no number of its own that could drift: its row is only there to be locked, before any
 //! sale is, and the count is taken from the commissions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -11,6 +11,8 @@ use super::{Conn, Sql, StoreError, Tx, row::At};
 use crate::{
     domain::{
         book::{CounterKey, FirstPayment, Tallies, Tally},
+        ids::EnrollmentId,
+        money::Currency,
         time::Timestamp,
     },
     for_update,
@@ -46,18 +48,31 @@ pub async fn lock(tx: &mut Tx, keys: &BTreeSet<CounterKey>) -> Result<(), StoreE
 /// What is counted under each key. Call it after the counters and the sales are locked.
 pub async fn load(conn: &mut Conn, keys: &BTreeSet<CounterKey>) -> Result<Tallies, StoreError> {
     let mut tallies = Tallies::default();
+    let mut customers: BTreeSet<(&EnrollmentId, &str)> = BTreeSet::new();
     for key in keys {
-        tallies.insert(key.clone(), tally(conn, key).await?);
+        match key {
+            CounterKey::Sales(enrollment, currency) => {
+                let tally = sales(conn, enrollment.as_str(), currency.as_str()).await?;
+                tallies.insert(key.clone(), tally);
+            }
+            CounterKey::Payments(enrollment, customer) => {
+                customers.insert((enrollment, customer));
+            }
+        }
+    }
+    for (key, tally) in payments(conn, &customers).await? {
+        tallies.insert(key, tally);
     }
     Ok(tallies)
 }
 
-/// What is counted under one key.
-pub async fn tally(conn: &mut Conn, key: &CounterKey) -> Result<Tally, StoreError> {
-    match key {
-        CounterKey::Sales(enrollment, currency) => sales(conn, enrollment.as_str(), currency.as_str()).await,
-        CounterKey::Payments(enrollment, customer) => payments(conn, enrollment.as_str(), customer).await,
-    }
+/// What an affiliate brought in one currency.
+pub async fn tally_of_sales(
+    conn: &mut Conn,
+    enrollment: &EnrollmentId,
+    currency: Currency,
+) -> Result<Tally, StoreError> {
+    sales(conn, enrollment.as_str(), currency.as_str()).await
 }
 
 /// Served by the index `commission_counted` alone.
@@ -71,29 +86,49 @@ async fn sales(conn: &mut Conn, enrollment: &str, currency: &str) -> Result<Tall
     Ok(Tally { count, revenue, latest_paid_at: latest.map(Timestamp::from_micros), first: None })
 }
 
+/// The payments of these customers, of all of them at once: a batch has a customer for nearly every sale.
 /// Payments that a person turned down are not counted; refunded ones are.
-async fn payments(conn: &mut Conn, enrollment: &str, customer: &str) -> Result<Tally, StoreError> {
-    const COUNT: &str = "SELECT COUNT(*), MAX(paid_at_us) FROM commission
-        WHERE customer_key = $1 AND enrollment_id = $2 AND position IS NOT NULL AND state <> 'denied'";
-    const FIRST: &str = "SELECT id, paid_at_us, terms, terms_version FROM commission
-        WHERE customer_key = $1 AND enrollment_id = $2 AND position IS NOT NULL AND state <> 'denied'
-        ORDER BY paid_at_us, id LIMIT 1";
-    let row: Option<(i64, Option<i64>)> = conn.q(COUNT).bind(customer).bind(enrollment).one().await?;
-    let (count, latest) = row.unwrap_or_default();
-    let first: Option<(String, i64, String, i64)> =
-        conn.q(FIRST).bind(customer).bind(enrollment).one().await?;
-    let first = first.map(|(id, paid_at_us, terms, terms_version)| {
+async fn payments(
+    conn: &mut Conn,
+    customers: &BTreeSet<(&EnrollmentId, &str)>,
+) -> Result<Vec<(CounterKey, Tally)>, StoreError> {
+    // Served by the index `commission_of_customer`.
+    const COUNT: &str = "SELECT c.enrollment_id, c.customer_key, COUNT(*), MAX(c.paid_at_us)
+        FROM json_each($1) k JOIN commission c
+            ON c.customer_key = k.value->>'c' AND c.enrollment_id = k.value->>'e'
+        WHERE c.position IS NOT NULL AND c.state <> 'denied'
+        GROUP BY c.enrollment_id, c.customer_key";
+    const FIRST: &str = "SELECT enrollment_id, customer_key, id, paid_at_us, terms, terms_version
+        FROM (SELECT c.enrollment_id, c.customer_key, c.id, c.paid_at_us, c.terms, c.terms_version,
+                ROW_NUMBER() OVER (PARTITION BY c.enrollment_id, c.customer_key
+                    ORDER BY c.paid_at_us, c.id) AS place
+            FROM json_each($1) k JOIN commission c
+                ON c.customer_key = k.value->>'c' AND c.enrollment_id = k.value->>'e'
+            WHERE c.position IS NOT NULL AND c.state <> 'denied') AS placed
+        WHERE place = 1";
+    if customers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys = customers.iter().map(|(enrollment, customer)| json!({ "e": enrollment, "c": customer }));
+    let rows = keys.collect::<Value>().to_string();
+    let mut tallies: BTreeMap<(String, String), Tally> = BTreeMap::new();
+    let counted: Vec<(String, String, i64, Option<i64>)> = conn.q(COUNT).bind(&*rows).all().await?;
+    for (enrollment, customer, count, latest) in counted {
+        let tally = Tally { count, latest_paid_at: latest.map(Timestamp::from_micros), ..Tally::default() };
+        tallies.insert((enrollment, customer), tally);
+    }
+    type First = (String, String, String, i64, String, i64);
+    let firsts: Vec<First> = conn.q(FIRST).bind(&*rows).all().await?;
+    for (enrollment, customer, id, paid_at_us, terms, terms_version) in firsts {
         let terms = At { table: "commission", id: &id }.read("terms", &terms)?;
-        Ok::<_, StoreError>(FirstPayment {
-            paid_at: Timestamp::from_micros(paid_at_us),
-            terms,
-            terms_version,
-        })
+        let paid_at = Timestamp::from_micros(paid_at_us);
+        let tally = tallies.entry((enrollment, customer)).or_default();
+        tally.first = Some(FirstPayment { paid_at, terms, terms_version });
+    }
+    // Who has paid nothing yet has a tally, too: it was looked for.
+    let found = customers.iter().map(|(enrollment, customer)| {
+        let tally = tallies.remove(&(enrollment.to_string(), (*customer).to_owned())).unwrap_or_default();
+        (CounterKey::Payments((*enrollment).clone(), (*customer).to_owned()), tally)
     });
-    Ok(Tally {
-        count,
-        revenue: 0,
-        latest_paid_at: latest.map(Timestamp::from_micros),
-        first: first.transpose()?,
-    })
+    Ok(found.collect())
 }

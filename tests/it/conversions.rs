@@ -262,4 +262,25 @@ on_each_engine! {
             assert_eq!(site.api.refusal(key, Method::GET, &path, &Value::Null).await, gone, "{path}");
         }
     }
+
+    async fn the_payments_of_several_customers_are_counted_each_by_itself(db: TestDb) {
+        let rule = json!({"type": "recurring", "bps": 2000, "max_payments": 2});
+        let site = Site::open(&db.db, json!({"commission": rule})).await;
+        let pay = |customer: &str, number: i64| {
+            let fields = json!({"customer": customer, "metadata": {"via": "ann"}});
+            paid_at(&format!("pi_{customer}_{number}"), NOW.plus_secs(number), fields)
+        };
+        site.deliver(&pay("cus_a", 1)).await;
+        // One batch, whose customers stand at different places.
+        for (customer, number) in [("cus_b", 1), ("cus_a", 2), ("cus_b", 2), ("cus_a", 3), ("cus_b", 3), ("cus_c", 1)] {
+            site.receive(&pay(customer, number)).await;
+        }
+        site.settle().await;
+        let (held, payable) = site.balance(&site.ann).await;
+        assert_eq!(held + payable, 5 * 2_000, "two payments of `a` and `b`, one of `c`");
+        let limited: Vec<Value> =
+            conversions(&site).await.into_iter().filter(|row| row["reason"] == "payments_limit").collect();
+        assert_eq!(limited.len(), 2, "{limited:?}");
+        books::assert_they_add_up(&db.db).await;
+    }
 }

@@ -137,6 +137,12 @@ impl Site {
 
     /// Stores a Stripe event and processes it, with everything that follows from it.
     pub async fn deliver(&self, event: &Value) {
+        self.receive(event).await;
+        self.settle().await;
+    }
+
+    /// Stores a Stripe event.
+    pub async fn receive(&self, event: &Value) {
         let stripe = providers::inbound("stripe").unwrap();
         let endpoint = receive::Endpoint {
             id: EndpointId::parse("ep_site").unwrap(),
@@ -152,7 +158,6 @@ impl Site {
         let mut tx = self.api.app.db.begin().await.unwrap();
         inbox::insert_batch(&mut tx, &[row]).await.unwrap();
         tx.commit().await.unwrap();
-        self.settle().await;
     }
 
     /// Lets every stage do what waits.
