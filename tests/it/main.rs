@@ -27,6 +27,7 @@ mod operators;
 mod orphans;
 mod paying;
 mod payouts_api;
+mod positions;
 mod processing;
 mod receiving;
 mod refold;
