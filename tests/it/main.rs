@@ -29,6 +29,7 @@ mod operators;
 mod orphans;
 mod paying;
 mod payouts_api;
+mod positions;
 mod processing;
 mod program_desk;
 mod receiving;

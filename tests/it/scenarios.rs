@@ -81,12 +81,16 @@ on_each_engine! {
     }
 }
 
+/// The platform of the stories lets sponsors earn.
+const MULTI_LEVEL: [(&str, &str); 1] = [("REMIT_PROGRAMS__MULTI_LEVEL", "true")];
+
 pub(super) async fn run_all(db: &TestDb, way: Way) {
     let mut wrong = Vec::new();
     let nodes = Nodes {
-        first: Node::new(db.db.clone(), way.batch),
+        first: Node::with_settings(db.db.clone(), way.batch, &MULTI_LEVEL),
         second: if way.two_nodes {
-            Some(Node::new(db.another_node(&DbOptions::default()).await, way.batch))
+            let db = db.another_node(&DbOptions::default()).await;
+            Some(Node::with_settings(db, way.batch, &MULTI_LEVEL))
         } else {
             None
         },
@@ -137,6 +141,11 @@ async fn set_up(db: &Db, scenario: &Scenario) -> Owner {
     for affiliate in &scenario.affiliates {
         owner.enroll(db, &affiliate.program, &affiliate.reference, &affiliate.code, &affiliate.email).await;
     }
+    for affiliate in &scenario.affiliates {
+        if let Some(sponsor) = &affiliate.sponsor {
+            owner.place_under(db, &affiliate.reference, sponsor).await;
+        }
+    }
     owner
 }
 
@@ -145,6 +154,12 @@ fn terms(program: &Program) -> String {
         CommissionTerms::Percentage { bps } => json!({ "type": "percentage", "bps": bps }),
         CommissionTerms::Flat { amount_cents, currency } => {
             json!({ "type": "flat", "amount_cents": amount_cents, "currency": currency })
+        }
+        CommissionTerms::Recurring { bps, max_payments } => {
+            json!({ "type": "recurring", "bps": bps, "max_payments": max_payments })
+        }
+        CommissionTerms::Tiered { basis, mode, tiers } => {
+            json!({ "type": "tiered", "basis": basis, "mode": mode, "tiers": tiers })
         }
     };
     json!({
@@ -162,6 +177,8 @@ fn terms(program: &Program) -> String {
             scenario_format::FlatOnPartial::Proportional => "proportional",
         },
         "hold_period_days": program.hold_period_days,
+        "product_rates": program.product_rates,
+        "upline_bps": program.upline_bps,
     })
     .to_string()
 }

@@ -13,6 +13,7 @@ use std::{
 
 use remit::domain::{
     money::{BasisPoints, Currency},
+    terms::{ProductRate, Tier, TierBasis, TierMode},
     time::Timestamp,
 };
 use serde::Deserialize;
@@ -67,6 +68,12 @@ pub struct Program {
     /// What a refund of part of a sale does to a flat commission.
     #[serde(default)]
     pub flat_on_partial: FlatOnPartial,
+    /// Rates of their own for some prices and products.
+    #[serde(default)]
+    pub product_rates: Vec<ProductRate>,
+    /// What the sponsors of the affiliate get of the commission, the nearest first.
+    #[serde(default)]
+    pub upline_bps: Vec<BasisPoints>,
 }
 
 /// What a sale earns.
@@ -84,6 +91,23 @@ pub enum CommissionTerms {
         amount_cents: i64,
         /// Currency of the amount.
         currency: Currency,
+    },
+    /// A share of each payment of a customer.
+    Recurring {
+        /// The share.
+        bps: BasisPoints,
+        /// How many payments earn.
+        max_payments: u32,
+    },
+    /// By what the affiliate brought before. Sales that depend on each other belong into phases of their
+    /// own, because inside a phase any of them may come first.
+    Tiered {
+        /// What is counted.
+        basis: TierBasis,
+        /// What the rate is applied to.
+        mode: TierMode,
+        /// In order of `from`.
+        tiers: Vec<Tier>,
     },
 }
 
@@ -133,6 +157,8 @@ pub struct Affiliate {
     pub code: String,
     /// The affiliate's own address.
     pub email: String,
+    /// [`Affiliate::reference`] of the one who brought them.
+    pub sponsor: Option<String>,
 }
 
 /// Events, then decisions, then time.
@@ -340,6 +366,9 @@ impl Scenario {
             ensure(self.programs.iter().any(|one| one.reference == *program), || {
                 format!("{} is in program `{program}`, which does not exist", affiliate.reference)
             })?;
+            if let Some(sponsor) = &affiliate.sponsor {
+                self.check_affiliate(sponsor)?;
+            }
             ensure(affiliate.email.contains('@'), || format!("{} has no address", affiliate.reference))?;
         }
 
@@ -405,6 +434,8 @@ impl Program {
             CommissionTerms::Flat { amount_cents, currency } => {
                 amount_cents > 0 && currency.is_listed() && self.commission_base == CommissionBase::default()
             }
+            CommissionTerms::Recurring { bps, max_payments } => bps.get() > 0 && max_payments > 0,
+            CommissionTerms::Tiered { ref tiers, .. } => !tiers.is_empty(),
         };
         ensure(fits, || format!("the terms of program `{}` do not fit together", self.reference))?;
         ensure(self.approval_mode == ApprovalMode::Auto || self.hold_period_days <= 365, || {

@@ -96,4 +96,15 @@ impl Owner {
             .unwrap();
         tx.commit().await.unwrap();
     }
+
+    /// Places an affiliate under a sponsor from the start.
+    pub async fn place_under(&self, db: &Db, affiliate: &str, sponsor: &str) {
+        const SQL: &str =
+            "INSERT INTO enrollment_sponsor (enrollment_id, effective_at_us, parent_enrollment_id)
+            VALUES ($1, 0, $2)";
+        let mut tx = db.begin().await.unwrap();
+        let (affiliate, sponsor) = (self.id("par_", affiliate), self.id("par_", sponsor));
+        tx.q(SQL).bind(affiliate).bind(sponsor).exec().await.unwrap();
+        tx.commit().await.unwrap();
+    }
 }
