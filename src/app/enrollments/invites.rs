@@ -32,6 +32,7 @@ use crate::{
         },
         organizations,
         programs::{self, Applications, ProgramDetails},
+        refold,
     },
 };
 
@@ -233,6 +234,8 @@ async fn take_over(
     // Before the row changes hands: see `enrollments::hand_over`.
     programs::lock_directory(tx, &program.organization_id).await?;
     enrollments::hand_over(tx, &enrollment.id, to).await?;
+    // Its sales are looked at again: under the new owner's addresses some may be purchases of their own.
+    refold::request_enrollment(tx, &enrollment.id, "enrollment_taken_over", now).await?;
     enrollment.organization_id = to.clone();
     Ok(())
 }
