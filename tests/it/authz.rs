@@ -29,6 +29,7 @@ const CANARY: &str = "canary-7f3a";
 /// optional: route, field, value.
 const CHOICES: &[(&str, &str, &str)] = &[
     ("createEnrollment", "email", r#""mine@example.com""#),
+    ("createInvite", "email", r#""mine@example.com""#),
     ("attributeSale", "code", r#""mine""#),
     ("resolveJob", "not_executed", "true"),
 ];
