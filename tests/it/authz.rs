@@ -29,6 +29,7 @@ const CANARY: &str = "canary-7f3a";
 /// optional: route, field, value.
 const CHOICES: &[(&str, &str, &str)] = &[
     ("createEnrollment", "email", r#""mine@example.com""#),
+    ("createInvite", "email", r#""mine@example.com""#),
     ("attributeSale", "code", r#""mine""#),
     ("resolveJob", "not_executed", "true"),
 ];
@@ -160,7 +161,7 @@ impl Matrix {
         for (place, name) in route.needed().enumerate() {
             let mark = if place == 0 { '?' } else { '&' };
             let (own, none) = match name {
-                "enrollment_id" => (self.object("enrollments"), "enr_none".to_owned()),
+                "enrollment_id" => (self.object("enrollments"), "par_none".to_owned()),
                 "currency" => ("usd".to_owned(), "usd".to_owned()),
                 _ => panic!("{template}: add an example for the parameter {name}"),
             };

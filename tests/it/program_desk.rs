@@ -109,7 +109,7 @@ on_each_engine! {
             (json!({"gross_amount_cents": -1, "currency": "usd"}), "INVALID_AMOUNT"),
             (json!({"gross_amount_cents": 1, "currency": "usd", "tax_cents": 2}), "INVALID_TAX"),
             (json!({"gross_amount_cents": 1, "currency": "usd", "refunded_cents": 2}), "INVALID_REFUND"),
-            (json!({"gross_amount_cents": 1, "currency": "usd", "enrollment_id": "enr_none"}), "UNKNOWN_ENROLLMENT"),
+            (json!({"gross_amount_cents": 1, "currency": "usd", "enrollment_id": "par_none"}), "UNKNOWN_ENROLLMENT"),
             (json!({"gross_amount_cents": 1}), "INVALID_BODY"),
         ] {
             let (status, answer) = site.ask(Method::POST, "preview", body.clone()).await;
