@@ -435,8 +435,12 @@ impl Program {
                 amount_cents > 0 && currency.is_listed() && self.commission_base == CommissionBase::default()
             }
             CommissionTerms::Recurring { bps, max_payments } => bps.get() > 0 && max_payments > 0,
-            CommissionTerms::Tiered { ref tiers, .. } => !tiers.is_empty(),
+            CommissionTerms::Tiered { basis, mode, ref tiers } => {
+                !tiers.is_empty() && (mode == TierMode::Whole || basis == TierBasis::Revenue)
+            }
         };
+        unique("rate of", self.product_rates.iter().map(|rate| &rate.product))?;
+        let fits = fits && self.upline_bps.iter().all(|bps| bps.get() > 0);
         ensure(fits, || format!("the terms of program `{}` do not fit together", self.reference))?;
         ensure(self.approval_mode == ApprovalMode::Auto || self.hold_period_days <= 365, || {
             format!("program `{}` holds longer than a year", self.reference)
