@@ -92,6 +92,8 @@ async fn payments(
     conn: &mut Conn,
     customers: &BTreeSet<(&EnrollmentId, &str)>,
 ) -> Result<Vec<(CounterKey, Tally)>, StoreError> {
+    /// Enrollment, customer, commission, when it was paid, terms and their version.
+    type First = (String, String, String, i64, String, i64);
     // Served by the index `commission_of_customer`.
     const COUNT: &str = "SELECT c.enrollment_id, c.customer_key, COUNT(*), MAX(c.paid_at_us)
         FROM json_each($1) k JOIN commission c
@@ -117,7 +119,6 @@ async fn payments(
         let tally = Tally { count, latest_paid_at: latest.map(Timestamp::from_micros), ..Tally::default() };
         tallies.insert((enrollment, customer), tally);
     }
-    type First = (String, String, String, i64, String, i64);
     let firsts: Vec<First> = conn.q(FIRST).bind(&*rows).all().await?;
     for (enrollment, customer, id, paid_at_us, terms, terms_version) in firsts {
         let terms = At { table: "commission", id: &id }.read("terms", &terms)?;

@@ -165,8 +165,8 @@ impl Matrix {
                 "currency" => ("usd".to_owned(), "usd".to_owned()),
                 _ => panic!("{template}: add an example for the parameter {name}"),
             };
-            existing.push_str(&format!("{mark}{name}={own}"));
-            missing.push_str(&format!("{mark}{name}={none}"));
+            existing = format!("{existing}{mark}{name}={own}");
+            missing = format!("{missing}{mark}{name}={none}");
         }
         (existing, missing)
     }

@@ -17,7 +17,7 @@ impl Site {
         (status.as_u16(), answer)
     }
 
-    async fn pass_days(&self, days: i64) {
+    fn pass_days(&self, days: i64) {
         self.api.clock.advance_secs(days * 86_400);
     }
 }
@@ -38,6 +38,8 @@ fn full_terms() -> Value {
     })
 }
 
+const HOLD_DECISIONS: &str = "SELECT COUNT(*) FROM decision WHERE kind = 'hold_period'";
+const PAYABLE: &str = "SELECT COUNT(*) FROM commission WHERE state = 'payable'";
 on_each_engine! {
     async fn box_3_every_form_of_terms_is_taken_shown_and_kept_as_a_version(db: TestDb) {
         let site = Site::open(&db.db, json!({})).await;
@@ -137,8 +139,7 @@ on_each_engine! {
         }
         site.report("order_1", json!({"code": "ann", "hold_period_days": 3})).await;
         assert_eq!(due().await, "2025-06-20T15:06:40Z", "what a person said since then holds");
-        const SQL: &str = "SELECT COUNT(*) FROM decision WHERE kind = 'hold_period'";
-        let decisions: Option<i64> = site.api.app.db.read().await.unwrap().q(SQL).scalar().await.unwrap();
+        let decisions: Option<i64> = site.api.app.db.read().await.unwrap().q(HOLD_DECISIONS).scalar().await.unwrap();
         assert_eq!(decisions, Some(2), "what stands is not decided again");
         for days in [-1, 3_651] {
             let (status, answer) = site.ask(Method::PUT, &path, json!({"hold_period_days": days})).await;
@@ -146,7 +147,7 @@ on_each_engine! {
             let (_, answer) = site.report("order_2", json!({"code": "ann", "hold_period_days": days})).await;
             assert_eq!(answer["error"]["code"], "INVALID_HOLD_PERIOD");
         }
-        site.pass_days(5).await;
+        site.pass_days(5);
         site.settle().await;
         assert_eq!(site.balance(&site.ann).await, (0, 1_980));
         let (status, answer) = site.ask(Method::PUT, &path, json!({"hold_period_days": 90})).await;
@@ -166,12 +167,11 @@ on_each_engine! {
         site.api.create(&site.key, &format!("{PROGRAMS}/{other}/conversions"), body).await;
         let release = async || site.ask(Method::POST, "release", Value::Null).await;
         assert_eq!(release().await, (200, json!({"data": {"released": 0}})));
-        site.pass_days(3).await;
+        site.pass_days(3);
         assert_eq!(release().await, (200, json!({"data": {"released": 2}})));
         assert_eq!(site.balance(&site.ann).await, (1_980, 3_960));
         assert_eq!(release().await, (200, json!({"data": {"released": 0}})), "nothing is released twice");
-        const SQL: &str = "SELECT COUNT(*) FROM commission WHERE state = 'payable'";
-        let payable: Option<i64> = site.api.app.db.read().await.unwrap().q(SQL).scalar().await.unwrap();
+        let payable: Option<i64> = site.api.app.db.read().await.unwrap().q(PAYABLE).scalar().await.unwrap();
         assert_eq!(payable, Some(2), "the other program waits for its own turn");
         let told = site.api.call(&site.key, Method::GET, "/v1/admin/audit?action=program.released", &Value::Null).await.1;
         assert_eq!(told["data"].as_array().unwrap().len(), 1);

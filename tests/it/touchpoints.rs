@@ -302,7 +302,7 @@ on_each_engine! {
                 json!({"code": "ann", "subject_ref": subject, "occurred_at": time(NOW.plus_secs(-60))})
             });
             let event = paid(&intent, json!({"customer": visitor}));
-            let (_, first, second) =
+            let ((), first, second) =
                 tokio::join!(site.deliver(&event), site.say(TOUCHPOINT, &told[n % 2]), site.say(TOUCHPOINT, &told[1]));
             assert!(first.0.is_success() && second.0.is_success(), "{n}: {first:?} {second:?}");
             site.settle().await;

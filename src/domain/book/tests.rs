@@ -21,6 +21,7 @@ use crate::domain::{
     ids::{CommissionId, EntryId},
     ledger::{Account, Entry, Side},
     money::Currency,
+    program::Directory,
     terms::Terms,
 };
 
