@@ -32,14 +32,21 @@ impl Rate {
         i64::from(self.refill_ms) * 1_000
     }
 
+    fn room_us(self) -> i64 {
+        self.refill_us() * i64::from(self.burst)
+    }
+
+    /// The bucket at `now`. A clock that was set back must not keep anybody out for longer than an empty
+    /// bucket does.
+    fn at(self, bucket: Bucket, now: Timestamp) -> Bucket {
+        Bucket { full_at_us: bucket.full_at_us.min(now.as_micros().saturating_add(self.room_us())) }
+    }
+
     /// The bucket after a request at `now`, or the seconds until one would be let through.
     fn take(self, bucket: Bucket, now: Timestamp) -> Result<Bucket, u32> {
         let now = now.as_micros();
-        let room = self.refill_us() * i64::from(self.burst);
-        // A clock that was set back must not keep anybody out for longer than an empty bucket does.
-        let full_at_us =
-            bucket.full_at_us.clamp(now, now.saturating_add(room)).saturating_add(self.refill_us());
-        let wait_us = full_at_us.saturating_sub(now.saturating_add(room));
+        let full_at_us = bucket.full_at_us.max(now).saturating_add(self.refill_us());
+        let wait_us = full_at_us.saturating_sub(now.saturating_add(self.room_us()));
         if wait_us <= 0 {
             return Ok(Bucket { full_at_us });
         }
@@ -85,6 +92,12 @@ impl<K: Eq + Hash> Limiter<K> {
     /// nobody.
     pub fn take(&self, caller: K, now: Timestamp) -> Result<(), u32> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(all) = self.all {
+            buckets.all = all.at(buckets.all, now);
+        }
+        if let Some(own) = buckets.by_caller.get_mut(&caller) {
+            *own = self.each.at(*own, now);
+        }
         let all = self.all.map_or(Ok(buckets.all), |all| all.take(buckets.all, now))?;
         let own = self.each.take(buckets.by_caller.get(&caller).copied().unwrap_or_default(), now)?;
         if buckets.by_caller.len() >= self.callers_max && !buckets.by_caller.contains_key(&caller) {

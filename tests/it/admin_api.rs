@@ -430,6 +430,7 @@ on_each_engine! {
             "conversion_kind": "payment", "attribution_model": "last_touch", "attribution_window_days": 30,
             "platform_fee_bps": 0, "min_payout": {}, "payout_schedule": null,
             "on_transfer_reversed": "clawback", "landing_url": null, "applications": "closed",
+            "product_rates": [], "upline_bps": [],
             "created_at": "2025-06-15T15:06:40Z",
         }));
         let (_, mut shown) =
@@ -449,7 +450,7 @@ on_each_engine! {
         for (body, status, code) in [
             (json!({"commission": {"type": "percentage", "bps": 1}}), 400, "INVALID_NAME"),
             (json!({"name": "x"}), 400, "INVALID_COMMISSION"),
-            (with("commission", json!({"type": "recurring", "bps": 1})), 400, "INVALID_COMMISSION"),
+            (with("commission", json!({"type": "recurring", "bps": 1, "max_payments": 0})), 400, "INVALID_COMMISSION"),
             (with("status", json!("paused")), 400, "INVALID_STATUS"),
             (with("status", json!("archived")), 400, "INVALID_STATUS"),
             (with("hold_period_days", json!(4000)), 400, "INVALID_HOLD_PERIOD"),

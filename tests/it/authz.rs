@@ -206,10 +206,12 @@ impl Matrix {
         match field {
             "organization_id" => return object("organizations"),
             "project_id" => return object("projects"),
+            "program_id" => return object("programs"),
             "provider" => return word("stripe"),
             "account_id" => return word("acct_1"),
             "secrets" => return json!(["whsec_12345678"]),
             "currency" => return word("usd"),
+            "email" => return word("mine@example.com"),
             _ => {}
         }
         match schema["type"].as_str() {
@@ -293,6 +295,7 @@ async fn objects(bank: &Bank, api: &Api) -> Vec<(&'static str, String)> {
         ("endpoints", id_of(&endpoint)),
         ("keys", id_of(&owners_key)),
         ("programs", program),
+        ("invites", ada.clone()),
         ("enrollments", ada),
         ("codes", "ada".to_owned()),
         ("conversions", id_of(&conversion)),

@@ -117,12 +117,12 @@ on_each_engine! {
             (json!({"type": "flat", "amount_cents": 500, "currency": "usd"}), vec![gross(100), gross(9_900)], json!([500, 500])),
             // The first two payments of each customer.
             (
-                json!({"type": "recurring", "bps": 1000, "max_payments": 2}),
+                json!({"type": "recurring", "bps": 1000, "max_months": null, "max_payments": 2}),
                 vec![of_customer("c_1"), of_customer("c_1"), of_customer("c_2"), of_customer("c_1")],
                 json!([990, 990, 990, 0]),
             ),
             (
-                json!({"type": "recurring", "amount_cents": 300, "currency": "usd", "max_months": 12}),
+                json!({"type": "recurring", "amount_cents": 300, "currency": "usd", "max_months": 12, "max_payments": null}),
                 vec![of_customer("c_1"), of_customer("c_1")],
                 json!([300, 300]),
             ),

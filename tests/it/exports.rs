@@ -90,7 +90,7 @@ on_each_engine! {
         sell(&shop, "old", 1_203).await;
         let path = format!("{}/exports/conversions?format=ndjson", desk.program);
         shop.node.clock.advance_secs(1);
-        let mut body = desk.open(&desk.owner, &path).await.into_body();
+        let mut body = desk.stream(&desk.owner, &path).await.into_body();
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         shop.node.clock.advance_secs(1);
         sell(&shop, "new", 40).await;
@@ -108,7 +108,7 @@ on_each_engine! {
         let desk = Desk::over(&shop).await;
         sell(&shop, "s", 1_700).await;
         let path = format!("{}/exports/commissions?format=ndjson", desk.program);
-        let mut body = desk.open(&desk.owner, &path).await.into_body();
+        let mut body = desk.stream(&desk.owner, &path).await.into_body();
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(first.split(|byte| *byte == b'\n').count(), 501);
         // The writer is at most two pages ahead of the reader.

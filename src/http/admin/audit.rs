@@ -43,7 +43,7 @@ struct AuditQuery {
     #[param(nullable = false, min_length = 1, max_length = 200, pattern = "^[!-~]+$")]
     action: Option<String>,
     /// Only changes from then on.
-    #[param(nullable = false, value_type = Timestamp)]
+    #[param(nullable = false, required = false, value_type = Timestamp)]
     since: Option<String>,
 }
 

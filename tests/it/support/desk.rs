@@ -6,8 +6,14 @@ use axum::{
     response::Response,
 };
 use http_body_util::BodyExt as _;
-use remit::{app::keys::KeyKind, domain::ids::OrganizationId, store::Db};
+use remit::{
+    app::keys::KeyKind,
+    domain::ids::OrganizationId,
+    http::{self, edge, openapi},
+    store::Db,
+};
 use serde_json::Value;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::{
@@ -90,6 +96,17 @@ impl Desk {
             number += 1;
             between(number).await;
         }
+    }
+
+    /// An answer whose body is still to be written while it is read. It is not held against the description,
+    /// for which it would have to be read to its end first.
+    pub async fn stream(&self, key: &str, path: &str) -> Response {
+        let request = Request::get(path)
+            .header(header::AUTHORIZATION, format!("Bearer {key}"))
+            .body(Body::empty())
+            .unwrap();
+        let routes = openapi::described(http::api(&self.api.app));
+        edge(routes, &TaskTracker::new()).oneshot(request).await.unwrap()
     }
 
     /// An answer whose body is still to be read.
