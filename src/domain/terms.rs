@@ -1,6 +1,6 @@
 //! What a program pays: the versioned commission document and the conditions around it.
 //!
-//! [`rule`] says what a commission document may look like, [`evaluate`] what one sale earns under it.
+//! `rule` says what a commission document may look like, `evaluate` what one sale earns under it.
 
 mod evaluate;
 mod rule;

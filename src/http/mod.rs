@@ -2,7 +2,7 @@
 //!
 //! Read [`serve`] for the accept loop and its limits, [`error`] for the one error envelope,
 //! [`webhooks`] for the receiver, [`admin`] and [`affiliate`] for the two sides of the API (with [`page`],
-//! [`params`], [`body`], [`path`] and [`file`] under them), [`client`] for websites and apps, [`redirect`] for affiliates' links,
+//! [`params`], [`body`], [`path`] and [`mod@file`] under them), [`client`] for websites and apps, [`redirect`] for affiliates' links,
 //! [`public`] for what needs no key, [`rate`] for how often strangers may ask and [`address`] for who they
 //! are, [`openapi`] for the description of it all, and [`ops`] for health and metrics. No rule of the product lives here.
 

@@ -206,6 +206,9 @@ pub async fn accept_token(app: &App, by: &Principal, token: &str) -> Result<Enro
     if enrollment.status.value == EnrollmentStatus::Invited {
         let next = next_status(&enrollment.status, EnrollmentStatus::Active, now)?;
         set_status(app, &mut tx, &program.organization_id, &mut enrollment, next, now).await?;
+    } else {
+        // Under the addresses of who takes it over, some of its sales may be purchases of their own.
+        refold::request_enrollment(&mut tx, &enrollment.id, "enrollment_taken_over", now).await?;
     }
     audit::record(&mut tx, by, change.after(&enrollment), now).await?;
     commit_change(tx).await?;
@@ -234,8 +237,6 @@ async fn take_over(
     // Before the row changes hands: see `enrollments::hand_over`.
     programs::lock_directory(tx, &program.organization_id).await?;
     enrollments::hand_over(tx, &enrollment.id, to).await?;
-    // Its sales are looked at again: under the new owner's addresses some may be purchases of their own.
-    refold::request_enrollment(tx, &enrollment.id, "enrollment_taken_over", now).await?;
     enrollment.organization_id = to.clone();
     Ok(())
 }
