@@ -456,7 +456,8 @@ async fn joinings(run: &Run) -> Vec<Change> {
             "invites/accept".to_owned(),
             json!({ "token": token.expose_secret() }),
             Answered(StatusCode::OK),
-            &[("token used", 1), ("address", 1)],
+            // Its sales are looked at again, under the addresses of who took it over.
+            &[("token used", 1), ("address", 1), ("refold", 1)],
         ),
         issue(
             Method::POST,
