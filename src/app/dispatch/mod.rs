@@ -6,71 +6,50 @@
 //! between two steps; each begins with what is stored. A crash anywhere leaves an attempt without an answer
 //! at worst, which is a doubt and never a loss.
 //!
-//! `lanes` decides who may be called now, [`super::payouts`] what an outcome does to the books.
+//! `lanes` decides who may be called now, `send`, `look_up` and `judge` are the steps of the protocol, and
+//! [`super::payouts`] says what an outcome does to the books.
 
 mod accounts;
+mod call;
+mod judge;
 mod lanes;
+mod look_up;
+mod send;
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, error, info_span, warn};
 
-use self::{
-    accounts::Read,
-    lanes::{Lanes, Lesson},
-};
+use self::{lanes::Lanes, look_up::Looked};
 use super::{
     App,
-    payouts::{self, Ending, MoveError, Reach, Scene},
+    payouts::{self, MoveError, Reach},
 };
 use crate::{
     config::Config,
     domain::{
-        intent::{Found, IntentState, Next, Outcome, Verdict, Waiting},
+        intent::{IntentState, Next},
         job::{JobState, RETRY_AFTER_MAX_S},
-        ledger::Cause,
         retry,
-        time::Timestamp,
     },
     failpoint::{self, Failpoint},
-    providers::outbound::{Answer, ApiRequest, Made, Method, ObjectSeen, Reply},
     store::{
         StoreError, Tx,
         findings::{self, NewFinding, Severity},
-        jobs::{self, Call, Kept, Lease, LookedUp, Parting, Purpose, StoredIntent},
-        transfers,
+        jobs::{self, Lease, Parting, StoredIntent},
     },
-    telemetry::names,
     transport::Transport,
 };
 
 /// How often a step is tried again because another transaction was in the way.
 const CONFLICTS_MAX: u32 = 8;
 
-/// How long a job is laid down that must not be sent for a reason of ours, seconds.
-const STOPPED_S: i64 = 60;
-
 /// How long a job is laid down that cannot be worked on, seconds.
 const FAILED_S: i64 = 3_600;
-
-/// Pages of a look-up at most; a list that is longer was not read to the end.
-const PAGES_MAX: usize = 200;
-
-/// How far before an intent was sent its object is looked for, seconds: clocks differ.
-const LOOK_BACK_S: i64 = 3_600;
-
-/// How long after an intent was sent its object is looked for, seconds: twice the time for which a provider
-/// keeps a key. One that is made later still is told by its event, and nothing found is no evidence.
-const MADE_WITHIN_S: i64 = 2 * 86_400;
-
-/// The same where the intent may have been made by a database that is lost: as far as providers show events.
-const LOOK_BACK_AFTER_RESTORE_S: i64 = 30 * 86_400;
 
 /// Makes calls for due jobs. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -89,17 +68,6 @@ enum Went {
     On,
     /// The job was laid down, or is somebody else's.
     Over,
-}
-
-/// What a look-up came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Looked {
-    /// The job was laid down: the object was found, or the intent is set apart.
-    Settled,
-    /// The whole list was read and holds nothing.
-    Nothing,
-    /// The list could not be read.
-    Unreadable,
 }
 
 /// How long a job is held: long enough for a look-up of several pages, the account and the call, and always
@@ -379,426 +347,6 @@ impl Dispatcher {
         failpoint::reach(Failpoint::JudgeAfterCommit);
         Ok(went)
     }
-
-    /// Sends, if nothing of ours stands against it.
-    async fn send(&self, lease: &Lease, stored: &StoredIntent) -> Result<Went, MoveError> {
-        if self.stop.is_cancelled() {
-            return self.again(lease, None).await;
-        }
-        if let Some(reason) = self.stopped_by(stored).await? {
-            return self.lay_down_stopped(lease, reason).await;
-        }
-        // In doubt the call goes out whatever the account is like: it may only find out what happened.
-        if !stored.intent.is_in_doubt() && self.account_is_ready(lease, stored).await? == Some(false) {
-            return self.wait_for_account(lease).await;
-        }
-        self.token().await;
-        let Some(number) = self.write_down(lease, stored, Call::Send).await? else {
-            return self.still_held(lease).await;
-        };
-        let provider = payouts::provider_of(stored)?;
-        let request = ApiRequest {
-            method: Method::Post,
-            path: stored.path.clone(),
-            body: stored.body.clone(),
-            idempotency_key: Some(stored.key.clone()),
-        };
-        let reply = self
-            .call("send", provider.name(), &stored.api_version, &request, self.send_by(lease, stored))
-            .await;
-        let answer = provider.answer(&payouts::order(stored, stored.intent.generation), &reply);
-        self.learn(&lease.lane, &reply, answer.verdict);
-        self.judge(lease, number, &reply, &answer).await
-    }
-
-    /// Why nothing may be sent now, if so. A look-up is always allowed.
-    async fn stopped_by(&self, stored: &StoredIntent) -> Result<Option<&'static str>, StoreError> {
-        let gate_open = match stored.purpose {
-            Purpose::Payout(_) => self.app.config.payouts_live,
-            Purpose::Charge { .. } => self.app.config.payments_enabled,
-        };
-        if !gate_open {
-            return Ok(Some("not_enabled"));
-        }
-        if stored.livemode != self.app.config.livemode {
-            return Ok(Some("wrong_mode"));
-        }
-        if self.transport.is_none() {
-            return Ok(Some("no_provider_key"));
-        }
-        let mut conn = self.app.db.read().await?;
-        jobs::stopped_by(&mut conn, &stored.intent.id).await
-    }
-
-    async fn lay_down_stopped(&self, lease: &Lease, reason: &'static str) -> Result<Went, MoveError> {
-        let state = if lease.attempts == 0 { JobState::Available } else { JobState::Retryable };
-        let next_attempt_at = Some(self.app.now().plus_secs(STOPPED_S));
-        self.lay_down(lease, Parting { state, reason: Some(reason), next_attempt_at }).await
-    }
-
-    /// Whether the receiving account can take money. One that was not told to be able to is read from the
-    /// provider: an event about it may never have come. When nobody says, the call itself will.
-    async fn account_is_ready(
-        &self,
-        lease: &Lease,
-        stored: &StoredIntent,
-    ) -> Result<Option<bool>, MoveError> {
-        let scope = payouts::own_scope(&stored.provider, stored.livemode);
-        let charges = matches!(stored.purpose, Purpose::Charge { .. });
-        let told = {
-            let mut conn = self.app.db.read().await?;
-            let told =
-                transfers::account_is_ready(&mut conn, &scope.realm, &stored.destination, charges).await?;
-            if told == Some(true) {
-                return Ok(told);
-            }
-            told
-        };
-        let provider = payouts::provider_of(stored)?;
-        let read = self.read_account(provider, stored.livemode, &stored.destination, lease.until).await?;
-        Ok(match read {
-            Read::Told(account) if charges => Some(account.charges_enabled),
-            Read::Told(account) => Some(account.can_be_paid()),
-            Read::NotShown | Read::Unanswered => told,
-        })
-    }
-
-    /// Lets a job wait for its account without having sent anything.
-    async fn wait_for_account(&self, lease: &Lease) -> Result<Went, MoveError> {
-        let now = self.app.now();
-        let mut tx = self.app.db.begin().await?;
-        let scene = payouts::lock(&mut tx, &lease.intent_id, Reach::Intent).await?;
-        let Some(mut scene) = scene.filter(|scene| scene.stored.intent.next(now) == Next::Send) else {
-            return Ok(Went::On);
-        };
-        if scene.stored.intent.is_in_doubt() || !jobs::is_held(&mut tx, lease).await? {
-            // Before the next begins: SQLite has one writer.
-            tx.rollback().await?;
-            return self.again(lease, None).await;
-        }
-        payouts::park_waiting(&self.app, &mut tx, &mut scene, Waiting::Account, now).await?;
-        failpoint::reach(Failpoint::AccountBeforeCommit);
-        tx.commit().await?;
-        failpoint::reach(Failpoint::AccountAfterCommit);
-        info!("the receiving account cannot be paid yet; the payout waits for it");
-        Ok(Went::Over)
-    }
-
-    /// Writes down that a call is about to be made. `None` when it must not be made.
-    async fn write_down(
-        &self,
-        lease: &Lease,
-        stored: &StoredIntent,
-        call: Call,
-    ) -> Result<Option<i64>, MoveError> {
-        let generation = stored.intent.generation;
-        let mut tx = self.app.db.begin().await?;
-        let Some(mut scene) = payouts::lock(&mut tx, &lease.intent_id, Reach::Intent).await? else {
-            return Ok(None);
-        };
-        // Read behind the locks: waiting for them may have taken as long as the lease.
-        let now = self.app.now();
-        let needed_until = now.plus_micros(micros(self.app.config.stripe.timeout));
-        // Between the decision and the lock somebody may have settled it, or a stop may have come.
-        let still = !self.stop.is_cancelled()
-            && scene.stored.intent == stored.intent
-            && scene.stored.intent.window_ends().is_none_or(|end| call == Call::LookUp || now < end)
-            && (call == Call::LookUp || jobs::stopped_by(&mut tx, &stored.intent.id).await?.is_none());
-        if !still {
-            return Ok(None);
-        }
-        let marked = jobs::mark_attempt(&mut tx, lease, generation, call, needed_until, now).await?;
-        let Some(number) = marked else { return Ok(None) };
-        if call == Call::Send {
-            payouts::submitted(&mut tx, &mut scene).await?;
-        }
-        failpoint::reach(Failpoint::AttemptBeforeCommit);
-        tx.commit().await?;
-        failpoint::reach(Failpoint::AttemptAfterCommit);
-        Ok(Some(number))
-    }
-
-    /// After a call that must not be made: goes on while there is time in the lease, else gives the job back.
-    async fn still_held(&self, lease: &Lease) -> Result<Went, MoveError> {
-        let needed_until = self.app.now().plus_micros(micros(self.app.config.stripe.timeout));
-        let held = {
-            let mut conn = self.app.db.read().await?;
-            jobs::is_held(&mut conn, lease).await?
-        };
-        if held && lease.until > needed_until { Ok(Went::On) } else { self.again(lease, None).await }
-    }
-
-    /// Keeps the answer to a send and does what it means.
-    async fn judge(
-        &self,
-        lease: &Lease,
-        number: i64,
-        reply: &Reply,
-        answer: &Answer,
-    ) -> Result<Went, MoveError> {
-        let mut conflicts = 0;
-        loop {
-            match self.try_judge(lease, number, reply, answer).await {
-                Err(MoveError::Store(error)) if error.is_retryable() && conflicts < CONFLICTS_MAX => {
-                    conflicts += 1;
-                    tokio::task::yield_now().await;
-                }
-                Err(failure) if !failure.is_passing() => {
-                    // What it means cannot be booked; what was heard is kept all the same.
-                    let (kept, now) = (kept(reply, answer), self.app.now());
-                    let mut tx = self.app.db.begin().await?;
-                    jobs::keep_answer(&mut tx, &lease.intent_id, number, answer.verdict, &kept, now).await?;
-                    failpoint::reach(Failpoint::KeepBeforeCommit);
-                    tx.commit().await?;
-                    failpoint::reach(Failpoint::KeepAfterCommit);
-                    return Err(failure);
-                }
-                result => return result,
-            }
-        }
-    }
-
-    async fn try_judge(
-        &self,
-        lease: &Lease,
-        number: i64,
-        reply: &Reply,
-        answer: &Answer,
-    ) -> Result<Went, MoveError> {
-        let now = self.app.now();
-        let reach = match answer.verdict {
-            Verdict::Executed | Verdict::Refused => Reach::Sales,
-            Verdict::NotSent
-            | Verdict::TurnedAway
-            | Verdict::Unauthorized
-            | Verdict::InsufficientFunds
-            | Verdict::AccountNotReady
-            | Verdict::Ambiguous
-            | Verdict::KeyMisused
-            | Verdict::Contradiction => Reach::Intent,
-        };
-        let code = answer.error_code.as_deref().unwrap_or(answer.verdict.as_str());
-        let mut tx = self.app.db.begin().await?;
-        jobs::keep_answer(&mut tx, &lease.intent_id, number, answer.verdict, &kept(reply, answer), now)
-            .await?;
-        let scene = payouts::lock(&mut tx, &lease.intent_id, reach).await?;
-        let Some(mut scene) = scene else { return Err(MoveError::NoPurpose(lease.intent_id.clone())) };
-        let held = jobs::is_held(&mut tx, lease).await?;
-        let outcome = outcome_of(&scene, held, answer.verdict);
-        let cause = Cause::Call(format!("{}#{number}", lease.intent_id));
-        match outcome {
-            Outcome::Succeeded => {
-                // The verdict `Executed` always comes with the object that proves it.
-                let Some(object) = &answer.object else {
-                    return Err(MoveError::NoPurpose(lease.intent_id.clone()));
-                };
-                payouts::succeed(&self.app, &mut tx, &mut scene, object, &cause, now).await?;
-            }
-            Outcome::Again => {
-                self.part_for_later(&mut tx, lease, retry_after(reply)).await?;
-            }
-            Outcome::Wait(waiting) => {
-                let proof = format!("attempt {number}: {code}");
-                payouts::wait(&self.app, &mut tx, &mut scene, waiting, &proof, now).await?;
-            }
-            Outcome::Failed => {
-                payouts::end(&self.app, &mut tx, &mut scene, Ending::Failed { reason: code }, &cause, now)
-                    .await?;
-            }
-            Outcome::Quarantined(why) => payouts::quarantine(&mut tx, &mut scene, why, now).await?,
-            Outcome::Noted => {
-                let shown = answer.object.as_slice();
-                payouts::note_unexpected(&mut tx, &scene.stored, shown, now).await?;
-            }
-        }
-        note_key_trouble(&mut tx, &scene.stored.provider, answer.verdict, now).await?;
-        failpoint::reach(Failpoint::JudgeBeforeCommit);
-        tx.commit().await?;
-        failpoint::reach(Failpoint::JudgeAfterCommit);
-        info!(verdict = answer.verdict.as_str(), code, ?outcome, "the provider answered");
-        Ok(Went::Over)
-    }
-
-    /// Asks the provider whether it knows the intent, to the end of its list, and does what that means.
-    async fn look_up(&self, lease: &Lease, stored: &StoredIntent) -> Result<Looked, MoveError> {
-        let other_mode = stored.livemode != self.app.config.livemode;
-        if self.transport.is_none() || other_mode || self.stop.is_cancelled() {
-            return Ok(Looked::Unreadable);
-        }
-        self.token().await;
-        let Some(number) = self.write_down(lease, stored, Call::LookUp).await? else {
-            return Ok(Looked::Unreadable);
-        };
-        let found = self.walk(lease, stored).await?;
-        let now = self.app.now();
-        let mut tx = self.app.db.begin().await?;
-        let (looked, found_now) = match &found {
-            None => (LookedUp::Unreadable, None),
-            Some(objects) => match objects.as_slice() {
-                [] => (LookedUp::Nothing, Some(Found::Nothing)),
-                [one] if one.matches => (LookedUp::Something, Some(Found::One)),
-                [_] => (LookedUp::Something, Some(Found::Other)),
-                [_, _, ..] => (LookedUp::Something, Some(Found::Several)),
-            },
-        };
-        jobs::keep_look_up(&mut tx, &lease.intent_id, number, looked, &Kept::default(), now).await?;
-        let reach = if found_now == Some(Found::One) { Reach::Sales } else { Reach::Intent };
-        let scene = payouts::lock(&mut tx, &lease.intent_id, reach).await?;
-        let Some(mut scene) = scene else { return Err(MoveError::NoPurpose(lease.intent_id.clone())) };
-        let outcome = found_now.map_or(Outcome::Again, |found| scene.stored.intent.after_look_up(found));
-        let result = match outcome {
-            Outcome::Succeeded => {
-                let cause = Cause::Call(format!("{}#{number}", lease.intent_id));
-                if let Some([object]) = found.as_deref() {
-                    payouts::succeed(&self.app, &mut tx, &mut scene, object, &cause, now).await?;
-                }
-                Looked::Settled
-            }
-            Outcome::Quarantined(why) => {
-                payouts::quarantine(&mut tx, &mut scene, why, now).await?;
-                Looked::Settled
-            }
-            Outcome::Again if scene.stored.intent.state == IntentState::Unknown => {
-                let parting = Parting {
-                    state: JobState::Unknown,
-                    reason: None,
-                    next_attempt_at: payouts::next_look_up(&scene.stored, now),
-                };
-                jobs::part(&mut tx, lease, parting, now).await?;
-                Looked::Settled
-            }
-            Outcome::Again | Outcome::Wait(_) | Outcome::Failed | Outcome::Noted
-                if looked == LookedUp::Unreadable =>
-            {
-                Looked::Unreadable
-            }
-            // Settled by somebody else meanwhile: the next look at the intent sees that.
-            Outcome::Noted => {
-                let shown = found.as_deref().unwrap_or_default();
-                payouts::note_unexpected(&mut tx, &scene.stored, shown, now).await?;
-                Looked::Nothing
-            }
-            Outcome::Again | Outcome::Wait(_) | Outcome::Failed => Looked::Nothing,
-        };
-        failpoint::reach(Failpoint::JudgeBeforeCommit);
-        tx.commit().await?;
-        failpoint::reach(Failpoint::JudgeAfterCommit);
-        info!(?looked, ?outcome, "the provider's list was read");
-        Ok(result)
-    }
-
-    /// The objects that carry the intent, by id; `None` when the list could not be read to its end.
-    async fn walk(&self, lease: &Lease, stored: &StoredIntent) -> Result<Option<Vec<ObjectSeen>>, MoveError> {
-        let provider = payouts::provider_of(stored)?;
-        let order = payouts::order(stored, stored.intent.generation);
-        let made = when_made(stored);
-        let mut objects = BTreeMap::new();
-        let mut cursor: Option<String> = None;
-        for _ in 0..PAGES_MAX {
-            if lease.until <= self.app.now().plus_micros(micros(self.app.config.stripe.timeout)) {
-                return Ok(None);
-            }
-            let request = provider.look_up(&order, made, cursor.as_deref());
-            let reply =
-                self.call("look_up", provider.name(), &stored.api_version, &request, lease.until).await;
-            let page = provider.page(&order, &reply);
-            self.learn_of_reading(&lease.lane, &reply);
-            let Ok(page) = page else { return Ok(None) };
-            objects.extend(page.objects.into_iter().map(|object| (object.id.clone(), object)));
-            cursor = page.next;
-            if cursor.is_none() {
-                return Ok(Some(objects.into_values().collect()));
-            }
-            self.token().await;
-        }
-        Ok(None)
-    }
-
-    /// Until when a call that may move money may begin: while the lease lasts long enough for it and the
-    /// window of its key is open. A process that was stopped in between must not send when it wakes; what
-    /// was written down may have been closed by others (F-P-15, F-T-03).
-    fn send_by(&self, lease: &Lease, stored: &StoredIntent) -> Timestamp {
-        let by_lease = lease.until.plus_micros(-micros(self.app.config.stripe.timeout));
-        stored.intent.window_ends().map_or(by_lease, |end| end.min(by_lease))
-    }
-
-    /// Makes a call, with no transaction open, if it can begin before `begin_by`.
-    async fn call(
-        &self,
-        op: &'static str,
-        provider: &str,
-        api_version: &str,
-        request: &ApiRequest,
-        begin_by: Timestamp,
-    ) -> Reply {
-        let Some(transport) = &self.transport else { return Reply::NotSent };
-        failpoint::reach(Failpoint::CallBefore);
-        if self.stop.is_cancelled() || self.app.now() > begin_by {
-            warn!(op, "a call came too late and was not made");
-            return Reply::NotSent;
-        }
-        let started = tokio::time::Instant::now();
-        let reply = transport.call(request, api_version, self.app.config.stripe.timeout).await;
-        failpoint::reach(Failpoint::CallAfter);
-        let outcome = match &reply {
-            Reply::NotSent => "not_sent",
-            Reply::Lost => "lost",
-            Reply::Answered(response) => match response.status {
-                200..=299 => "2xx",
-                400..=499 => "4xx",
-                500..=599 => "5xx",
-                _ => "other",
-            },
-        };
-        metrics::histogram!(names::PROVIDER_REQUEST_SECONDS, "provider" => provider.to_owned(), "op" => op,
-            "outcome" => outcome)
-        .record(started.elapsed().as_secs_f64());
-        reply
-    }
-
-    /// What reading from the provider taught. A key that may not read is no reason to stop sending.
-    fn learn_of_reading(&self, lane: &str, reply: &Reply) {
-        let verdict = match reply {
-            Reply::Answered(response) if response.status == 401 => Verdict::Unauthorized,
-            Reply::Answered(_) | Reply::Lost => Verdict::Ambiguous,
-            Reply::NotSent => Verdict::NotSent,
-        };
-        self.learn(lane, reply, verdict);
-    }
-
-    fn learn(&self, lane: &str, reply: &Reply, verdict: Verdict) {
-        let lesson = match reply {
-            Reply::NotSent | Reply::Lost => Lesson::Failed,
-            Reply::Answered(_) if verdict == Verdict::Unauthorized => Lesson::Unauthorized,
-            Reply::Answered(response) if response.status == 429 || verdict == Verdict::TurnedAway => {
-                Lesson::RateLimited { retry_after_s: retry_after(reply) }
-            }
-            Reply::Answered(response) if response.status >= 500 => Lesson::Failed,
-            Reply::Answered(_) => Lesson::Answered,
-        };
-        self.lanes().learn(lane, lesson, self.app.now());
-    }
-
-    /// Waits for a place in the second's calls.
-    async fn token(&self) {
-        let wait = self.lanes().wait_for_token(self.app.now());
-        if let Ok(micros @ 1..) = u64::try_from(wait) {
-            tokio::time::sleep(Duration::from_micros(micros)).await;
-        }
-    }
-}
-
-/// When the object of an intent was made, if it was: about when the intent was sent. What a lost database
-/// may have sent, nobody knows.
-fn when_made(stored: &StoredIntent) -> Made {
-    let anytime = |look_back_s: i64| Made { since: stored.created_at.plus_secs(-look_back_s), until: None };
-    match stored.sent_between {
-        _ if stored.intent.look_up_first => anytime(LOOK_BACK_AFTER_RESTORE_S),
-        None => anytime(LOOK_BACK_S),
-        Some((first, last)) => {
-            Made { since: first.plus_secs(-LOOK_BACK_S), until: Some(last.plus_secs(MADE_WITHIN_S)) }
-        }
-    }
 }
 
 /// A lane that is left whatever happens to the work in it.
@@ -810,75 +358,6 @@ struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.dispatcher.lanes().leave(self.lane);
-    }
-}
-
-/// What an answer leads to. Who no longer holds the job judges nothing, but a success is the truth whoever
-/// hears it.
-fn outcome_of(scene: &Scene, held: bool, verdict: Verdict) -> Outcome {
-    if held {
-        return scene.stored.intent.after_send();
-    }
-    match (verdict, scene.stored.intent.state) {
-        (Verdict::Executed, IntentState::Open | IntentState::Unknown) => Outcome::Succeeded,
-        _ => Outcome::Noted,
-    }
-}
-
-/// Raises the alarm when the provider does not accept our key, and ends it when it does again.
-async fn note_key_trouble(
-    tx: &mut Tx,
-    provider: &str,
-    verdict: Verdict,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    const KIND: &str = "provider_refuses_key";
-    match verdict {
-        Verdict::Unauthorized => {
-            let finding = NewFinding {
-                kind: KIND.to_owned(),
-                severity: Severity::Critical,
-                object: provider.to_owned(),
-                detail:
-                    "the provider does not accept the configured key, or the key lacks a right; nothing is \
-                         sent for a few minutes at a time until it does"
-                        .to_owned(),
-            };
-            findings::raise(tx, &[finding], now).await
-        }
-        Verdict::Executed
-        | Verdict::InsufficientFunds
-        | Verdict::AccountNotReady
-        | Verdict::Refused
-        | Verdict::KeyMisused
-        | Verdict::Contradiction => findings::resolve_others(tx, &[provider], &[KIND], &[], now).await,
-        Verdict::NotSent | Verdict::TurnedAway | Verdict::Ambiguous => Ok(()),
-    }
-}
-
-fn kept(reply: &Reply, answer: &Answer) -> Kept {
-    let shared = Kept {
-        error_code: answer.error_code.clone(),
-        object_id: answer.object.as_ref().map(|object| object.id.clone()),
-        ..Kept::default()
-    };
-    match reply {
-        Reply::NotSent | Reply::Lost => shared,
-        Reply::Answered(response) => Kept {
-            status: Some(response.status),
-            request_id: response.request_id.clone(),
-            replayed: response.replayed,
-            should_retry: response.should_retry,
-            body_sha256: Some(Sha256::digest(&response.body).to_vec()),
-            ..shared
-        },
-    }
-}
-
-fn retry_after(reply: &Reply) -> Option<i64> {
-    match reply {
-        Reply::NotSent | Reply::Lost => None,
-        Reply::Answered(response) => response.retry_after_s,
     }
 }
 
