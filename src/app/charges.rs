@@ -12,7 +12,7 @@ use crate::{
     providers::outbound::{self, Order, OrderKind},
     store::{
         charges::{self, Charge},
-        jobs::{self, NewIntent, Purpose},
+        intents::{self, NewIntent, Purpose},
     },
 };
 
@@ -105,7 +105,7 @@ pub async fn queue(app: &App, new: &NewCharge) -> Result<Queued, Refusal> {
         amount: new.amount,
         generation: payouts::generation(provider, &order),
     };
-    jobs::insert(&mut tx, &[intent], now).await?;
+    intents::insert(&mut tx, &[intent], now).await?;
     super::commit_change(tx).await?;
     app.wake.dispatch.notify_one();
     Ok(Queued { charge_id, intent_id, already })

@@ -37,8 +37,9 @@ use crate::{
     providers::outbound::ObjectSeen,
     store::{
         Conn, Tx, charges, findings,
+        intents::{self, Purpose, StoredIntent},
         job_views::{self, JobFilter, JobRow},
-        jobs::{self, Parting, Purpose, StoredIntent},
+        jobs::{self, Parting},
         payouts as stored_payouts,
         resolutions::{self, NewResolution, Verdict},
         transfers,
@@ -76,7 +77,7 @@ pub async fn show(app: &App, by: &Principal, id: &str) -> Result<JobDetails, Ref
 
 async fn details(conn: &mut Conn, intent: &IntentId) -> Result<JobDetails, Refusal> {
     let job = job_views::find_job(conn, intent).await?.ok_or(Refusal::NotFound)?;
-    let stored = jobs::load_intent(conn, intent).await?.ok_or(Refusal::NotFound)?;
+    let stored = intents::load(conn, intent).await?.ok_or(Refusal::NotFound)?;
     let bank_payouts =
         bank_payouts::newest(conn, &stored.provider, stored.livemode, &stored.destination).await?;
     Ok(JobDetails {
@@ -110,7 +111,7 @@ pub async fn retry(app: &App, by: &Principal, id: &str) -> Result<JobDetails, Re
         let job = job_views::find_job(&mut tx, &intent).await?.ok_or(Refusal::NotFound)?;
         return Err(not_hastened(&job));
     }
-    let stored = jobs::load_intent(&mut tx, &intent).await?.ok_or(Refusal::NotFound)?;
+    let stored = intents::load(&mut tx, &intent).await?.ok_or(Refusal::NotFound)?;
     audit::record(&mut tx, by, Change::new("job.retried", &intent, None), now).await?;
     let resolution = NewResolution {
         id: new_id!(ResolutionId, now),
@@ -327,7 +328,7 @@ async fn adopt(
             format!("executed must be the id of the provider's {}", views::object_word(&stored.purpose));
         return Err(Refusal::invalid("INVALID_OBJECT", "executed", message));
     }
-    let owner = jobs::find_by_object(tx, &stored.provider, stored.livemode, object_id).await?;
+    let owner = intents::find_by_object(tx, &stored.provider, stored.livemode, object_id).await?;
     if let Some(owner) = owner.filter(|owner| *owner != stored.intent.id) {
         let message = format!("{object_id} is what intent {owner} has moved; one object pays one intent");
         return Err(Refusal::conflict("OBJECT_CLAIMED", message));

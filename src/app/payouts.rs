@@ -39,7 +39,8 @@ use crate::{
         StoreError, Tx, charges,
         commissions::{self, NewDecision},
         findings::{self, NewFinding, Severity},
-        jobs::{self, NewGeneration, Parting, Purpose, StoredIntent},
+        intents::{self, NewGeneration, Purpose, StoredIntent},
+        jobs::{self, Parting},
         ledger::{self, Posting},
         payouts::{self, StoredPayout},
         sales, transfers, views,
@@ -132,7 +133,7 @@ pub(super) enum Reach {
 
 /// Locks an intent and what moves with it, then reads it. `None` when there is no such intent.
 pub(super) async fn lock(tx: &mut Tx, id: &IntentId, reach: Reach) -> Result<Option<Scene>, MoveError> {
-    let Some(before) = jobs::load_intent(tx, id).await? else { return Ok(None) };
+    let Some(before) = intents::load(tx, id).await? else { return Ok(None) };
     let no_purpose = || MoveError::NoPurpose(id.clone());
     let subject = match &before.purpose {
         Purpose::Payout(payout) => {
@@ -145,8 +146,8 @@ pub(super) async fn lock(tx: &mut Tx, id: &IntentId, reach: Reach) -> Result<Opt
         }
         Purpose::Charge { id, .. } => Subject::Charge(charges::lock(tx, id).await?.ok_or_else(no_purpose)?),
     };
-    jobs::lock_intent(tx, id).await?;
-    let stored = jobs::load_intent(tx, id).await?.ok_or_else(no_purpose)?;
+    intents::lock(tx, id).await?;
+    let stored = intents::load(tx, id).await?.ok_or_else(no_purpose)?;
     Ok(Some(Scene { stored, subject }))
 }
 
@@ -212,7 +213,7 @@ pub(super) async fn succeed(
     now: Timestamp,
 ) -> Result<(), MoveError> {
     let id = scene.stored.intent.id.clone();
-    jobs::set_intent(tx, &id, IntentState::Succeeded, Some(&object.id)).await?;
+    intents::set(tx, &id, IntentState::Succeeded, Some(&object.id)).await?;
     let done = Parting { state: JobState::Completed, reason: None, next_attempt_at: None };
     jobs::supersede(tx, &id, done, now).await?;
     match &mut scene.subject {
@@ -364,7 +365,7 @@ pub(super) async fn renew(
     let stored = &scene.stored;
     let next_order = order(stored, money::add(stored.intent.generation, 1)?);
     let next = generation(provider_of(stored)?, &next_order);
-    jobs::renew(tx, &stored.intent, proof, &next, now).await?;
+    intents::renew(tx, &stored.intent, proof, &next, now).await?;
     Ok(())
 }
 
@@ -379,7 +380,7 @@ pub(super) async fn end(
     now: Timestamp,
 ) -> Result<(), MoveError> {
     let id = scene.stored.intent.id.clone();
-    jobs::set_intent(tx, &id, ending.intent_state(), None).await?;
+    intents::set(tx, &id, ending.intent_state(), None).await?;
     let discarded =
         Parting { state: JobState::Discarded, reason: Some(ending.reason()), next_attempt_at: None };
     jobs::supersede(tx, &id, discarded, now).await?;
@@ -470,7 +471,7 @@ pub(super) async fn quarantine(
     now: Timestamp,
 ) -> Result<(), MoveError> {
     let id = scene.stored.intent.id.clone();
-    jobs::set_intent(tx, &id, IntentState::Unknown, None).await?;
+    intents::set(tx, &id, IntentState::Unknown, None).await?;
     let apart = Parting {
         state: JobState::Unknown,
         reason: Some(why.as_str()),
@@ -652,7 +653,7 @@ pub(super) async fn take_in_charge(
     event: &str,
     now: Timestamp,
 ) -> Result<(), MoveError> {
-    let Some(known) = jobs::load_intent(tx, &seen.intent_id).await? else { return Ok(()) };
+    let Some(known) = intents::load(tx, &seen.intent_id).await? else { return Ok(()) };
     // Charges are made on the platform's account. Anybody else could make a payment that names our intent.
     let is_charge = matches!(known.purpose, Purpose::Charge { .. });
     if !is_charge || *scope != own_scope(&known.provider, known.livemode) {
@@ -710,7 +711,7 @@ pub async fn cancel(app: &App, by: &Principal, id: &PayoutId) -> Result<(), Refu
     by.require(Scope::Settle)?;
     let now = app.now();
     let mut tx = app.db.begin().await?;
-    let Some(intent) = jobs::find_by_payout(&mut tx, id).await? else { return Err(Refusal::NotFound) };
+    let Some(intent) = intents::find_by_payout(&mut tx, id).await? else { return Err(Refusal::NotFound) };
     let scene = lock(&mut tx, &intent, Reach::Sales).await.map_err(refused)?;
     let Some(mut scene) = scene else { return Err(Refusal::NotFound) };
     let Subject::Payout(stored) = &scene.subject else { return Err(Refusal::NotFound) };

@@ -21,8 +21,9 @@ use crate::{
         Conn, StoreError,
         findings::{self, Finding},
         inbox::{self, EventFilter, EventRow},
+        intents,
         job_views::{self, AttemptRow},
-        jobs, sales,
+        sales,
         settlement::{self, ItemRow, PayoutRow},
         views::{self, BalanceRow, CommissionRow, ConversionRow, FlagRow},
     },
@@ -149,7 +150,7 @@ pub async fn payout(
     let mut conn = of_program(app, by, program).await?;
     let payout = payout_of(&mut conn, program, id).await?;
     let items = settlement::list_items(&mut conn, id, None, items_max).await?;
-    let attempts = match jobs::find_by_payout(&mut conn, id).await? {
+    let attempts = match intents::find_by_payout(&mut conn, id).await? {
         Some(intent) => job_views::list_attempts(&mut conn, &intent, ATTEMPTS_SHOWN).await?,
         None => Vec::new(),
     };

@@ -25,7 +25,7 @@ use crate::{
     store::{
         StoreError, Tx,
         findings::{self, NewFinding, Severity},
-        jobs::{self, Purpose},
+        intents::{self, Purpose},
         payouts as store_payouts,
         transfers::{self, News, Told},
     },
@@ -118,14 +118,12 @@ async fn take_in(app: &App, news: &News) -> Result<(), MoveError> {
 async fn intent_of(tx: &mut Tx, news: &News, told: &Told) -> Result<Option<IntentId>, StoreError> {
     let named = told.intent_id.as_deref().and_then(|id| IntentId::parse(id).ok());
     if let Some(id) = named
-        && jobs::load_intent(tx, &id)
-            .await?
-            .is_some_and(|stored| news.is_of(&stored.provider, stored.livemode))
+        && intents::load(tx, &id).await?.is_some_and(|stored| news.is_of(&stored.provider, stored.livemode))
     {
         return Ok(Some(id));
     }
     let Some((provider, livemode)) = news.provider_and_mode() else { return Ok(None) };
-    jobs::find_by_object(tx, provider, livemode, &news.transfer_id).await
+    intents::find_by_object(tx, provider, livemode, &news.transfer_id).await
 }
 
 /// A transfer of the platform's own account that no intent asked for, such as one made by hand, or one that

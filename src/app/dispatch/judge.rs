@@ -15,8 +15,9 @@ use crate::{
     providers::outbound::{Answer, Reply},
     store::{
         StoreError, Tx,
+        attempts::{self, Kept},
         findings::{self, NewFinding, Severity},
-        jobs::{self, Kept, Lease},
+        jobs::{self, Lease},
     },
 };
 
@@ -40,7 +41,8 @@ impl Dispatcher {
                     // What it means cannot be booked; what was heard is kept all the same.
                     let (kept, now) = (kept(reply, answer), self.app.now());
                     let mut tx = self.app.db.begin().await?;
-                    jobs::keep_answer(&mut tx, &lease.intent_id, number, answer.verdict, &kept, now).await?;
+                    attempts::keep_answer(&mut tx, &lease.intent_id, number, answer.verdict, &kept, now)
+                        .await?;
                     failpoint::reach(Failpoint::KeepBeforeCommit);
                     tx.commit().await?;
                     failpoint::reach(Failpoint::KeepAfterCommit);
@@ -72,7 +74,7 @@ impl Dispatcher {
         };
         let code = answer.error_code.as_deref().unwrap_or(answer.verdict.as_str());
         let mut tx = self.app.db.begin().await?;
-        jobs::keep_answer(&mut tx, &lease.intent_id, number, answer.verdict, &kept(reply, answer), now)
+        attempts::keep_answer(&mut tx, &lease.intent_id, number, answer.verdict, &kept(reply, answer), now)
             .await?;
         let scene = payouts::lock(&mut tx, &lease.intent_id, reach).await?;
         let Some(mut scene) = scene else { return Err(MoveError::NoPurpose(lease.intent_id.clone())) };

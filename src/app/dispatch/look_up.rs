@@ -14,7 +14,11 @@ use crate::{
     },
     failpoint::{self, Failpoint},
     providers::outbound::{Made, ObjectSeen},
-    store::jobs::{self, Call, Kept, Lease, LookedUp, Parting, StoredIntent},
+    store::{
+        attempts::{self, Call, Kept, LookedUp},
+        intents::StoredIntent,
+        jobs::{self, Lease, Parting},
+    },
 };
 
 /// Pages of a look-up at most; a list that is longer was not read to the end.
@@ -64,7 +68,7 @@ impl Dispatcher {
                 [_, _, ..] => (LookedUp::Something, Some(Found::Several)),
             },
         };
-        jobs::keep_look_up(&mut tx, &lease.intent_id, number, looked, &Kept::default(), now).await?;
+        attempts::keep_look_up(&mut tx, &lease.intent_id, number, looked, &Kept::default(), now).await?;
         let reach = if found_now == Some(Found::One) { Reach::Sales } else { Reach::Intent };
         let scene = payouts::lock(&mut tx, &lease.intent_id, reach).await?;
         let Some(mut scene) = scene else { return Err(MoveError::NoPurpose(lease.intent_id.clone())) };

@@ -40,7 +40,8 @@ use crate::{
     store::{
         StoreError, Tx,
         findings::{self, NewFinding, Severity},
-        jobs::{self, Lease, Parting, StoredIntent},
+        intents::{self, StoredIntent},
+        jobs::{self, Lease, Parting},
     },
     transport::Transport,
 };
@@ -231,7 +232,7 @@ impl Dispatcher {
             let now = self.app.now();
             let stored = {
                 let mut conn = self.app.db.read().await?;
-                jobs::load_intent(&mut conn, &lease.intent_id).await?
+                intents::load(&mut conn, &lease.intent_id).await?
             };
             let Some(stored) = stored else { return Err(MoveError::NoPurpose(lease.intent_id.clone())) };
             let next = match stored.intent.next(now) {

@@ -15,7 +15,9 @@ use crate::{
     providers::outbound::{ApiRequest, Method},
     store::{
         StoreError,
-        jobs::{self, Call, Lease, Parting, Purpose, StoredIntent},
+        attempts::{self, Call},
+        intents::{Purpose, StoredIntent},
+        jobs::{self, Lease, Parting},
         transfers,
     },
 };
@@ -151,7 +153,7 @@ impl Dispatcher {
         if !still {
             return Ok(None);
         }
-        let marked = jobs::mark_attempt(&mut tx, lease, generation, call, needed_until, now).await?;
+        let marked = attempts::mark(&mut tx, lease, generation, call, needed_until, now).await?;
         let Some(number) = marked else { return Ok(None) };
         if call == Call::Send {
             payouts::submitted(&mut tx, &mut scene).await?;

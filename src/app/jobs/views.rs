@@ -13,8 +13,8 @@ use crate::{
     },
     store::{
         findings::Finding,
+        intents::{Purpose, StoredIntent},
         job_views::{AttemptRow, ChargeRow, GenerationRow, JobRow, PayoutRow},
-        jobs::{Purpose, StoredIntent},
         resolutions::ResolutionRow,
     },
 };

@@ -43,7 +43,7 @@ use crate::{
     providers::outbound::{self, Order, OrderKind, Outbound},
     store::{
         Conn, Engine, StoreError, Tx, account_checks, holds,
-        jobs::{self, NewIntent, Purpose},
+        intents::{self, NewIntent, Purpose},
         ledger::{self, Posting},
         programs, sales,
         settlement::{self, Batch, Began, NewPayout, OpenLot, Reach, Run},
@@ -463,7 +463,7 @@ async fn reserve(
         });
     }
     settlement::insert_payouts(tx, &run.id, &new, now).await?;
-    jobs::insert(tx, &intents, now).await?;
+    intents::insert(tx, &intents, now).await?;
     Ok(entries)
 }
 
