@@ -108,7 +108,10 @@ async fn park(db: &Db, name: &str, reason: &str) {
 
 async fn woken(db: &Db, name: &str, since: Timestamp) -> bool {
     let mut tx = db.begin().await.unwrap();
-    jobs::was_woken_since(&mut tx, &intent_of(name), since).await.unwrap()
+    let woken = jobs::was_woken_since(&mut tx, &intent_of(name), since).await.unwrap();
+    // Its lock must be gone when this returns; a dropped transaction ends a moment later.
+    tx.rollback().await.unwrap();
+    woken
 }
 
 async fn due_at(db: &Db, name: &str) -> Option<i64> {
