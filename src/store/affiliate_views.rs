@@ -6,10 +6,9 @@
 
 use sqlx::FromRow;
 
-use super::{Conn, StoreError, sales::id_list};
+use super::{Conn, StoreError, db::Row};
 use crate::domain::{
     ids::{CommissionId, ConversionId, EnrollmentId, OrganizationId, PayoutId, ProgramId},
-    money::Currency,
     window::{Days, Window},
 };
 
@@ -23,7 +22,7 @@ impl AffiliateScope {
         Self(organization)
     }
 
-    fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         self.0.as_str()
     }
 }
@@ -201,6 +200,30 @@ pub async fn list_balances(
         .await
 }
 
+/// Where a page begins: the time in microseconds and the id of the row before it, newest first.
+type Before<'a> = Option<(i64, &'a str)>;
+
+/// A page of a list of an affiliate's, see the `own_…` macros for what `sql` begins with.
+async fn list<T: Row>(
+    conn: &mut Conn,
+    sql: &'static str,
+    scope: &AffiliateScope,
+    part: &Part,
+    before: Before<'_>,
+    limit: i64,
+) -> Result<Vec<T>, StoreError> {
+    let (at, id) = before.unzip();
+    conn.q(sql)
+        .bind(scope.as_str())
+        .bind(part.program())
+        .bind(part.enrollment())
+        .bind(at)
+        .bind(id)
+        .bind(limit)
+        .all()
+        .await
+}
+
 /// A sale that an affiliate brought, as the affiliate sees it.
 #[derive(Clone, Debug, FromRow)]
 pub struct OwnConversionRow {
@@ -234,33 +257,35 @@ pub struct OwnConversionRow {
     pub created_at_us: i64,
 }
 
+/// What is selected of an affiliate's conversions. Served by `enrollment_by_organization` and `commission_by_time`.
+macro_rules! own_conversions {
+    ($rest:literal) => {
+        concat!(
+            "SELECT v.id, v.program_id, v.enrollment_id, v.kind, v.attributed_by, v.code,
+            c.id AS commission_id, c.state, c.reason, c.currency, c.earned_minor, c.clawed_minor, c.paid_at_us,
+            c.created_at_us
+        FROM enrollment e JOIN commission c ON c.enrollment_id = e.id AND c.level = 0
+            JOIN conversion v ON v.id = c.conversion_id AND v.enrollment_id = e.id
+        WHERE e.organization_id = $1 ",
+            $rest
+        )
+    };
+}
+
 /// An affiliate's conversions, newest first, before the given time and id.
 pub async fn list_conversions(
     conn: &mut Conn,
     scope: &AffiliateScope,
     part: &Part,
-    before: Option<(i64, &str)>,
+    before: Before<'_>,
     limit: i64,
 ) -> Result<Vec<OwnConversionRow>, StoreError> {
-    // Served by `enrollment_by_organization` and `commission_by_time`.
-    const SQL: &str = "SELECT v.id, v.program_id, v.enrollment_id, v.kind, v.attributed_by, v.code,
-            c.id AS commission_id, c.state, c.reason, c.currency, c.earned_minor, c.clawed_minor, c.paid_at_us,
-            c.created_at_us
-        FROM enrollment e JOIN commission c ON c.enrollment_id = e.id AND c.level = 0
-            JOIN conversion v ON v.id = c.conversion_id AND v.enrollment_id = e.id
-        WHERE e.organization_id = $1 AND ($2 IS NULL OR e.program_id = $2) AND ($3 IS NULL OR e.id = $3)
+    const SQL: &str = own_conversions!(
+        "AND ($2 IS NULL OR e.program_id = $2) AND ($3 IS NULL OR e.id = $3)
             AND ($4 IS NULL OR (c.created_at_us, v.id) < ($4, $5))
-        ORDER BY c.created_at_us DESC, v.id DESC LIMIT $6";
-    let (at, id) = before.unzip();
-    conn.q(SQL)
-        .bind(scope.as_str())
-        .bind(part.program())
-        .bind(part.enrollment())
-        .bind(at)
-        .bind(id)
-        .bind(limit)
-        .all()
-        .await
+        ORDER BY c.created_at_us DESC, v.id DESC LIMIT $6"
+    );
+    list(conn, SQL, scope, part, before, limit).await
 }
 
 /// One conversion of an affiliate's.
@@ -269,12 +294,7 @@ pub async fn find_conversion(
     scope: &AffiliateScope,
     id: &ConversionId,
 ) -> Result<Option<OwnConversionRow>, StoreError> {
-    const SQL: &str = "SELECT v.id, v.program_id, v.enrollment_id, v.kind, v.attributed_by, v.code,
-            c.id AS commission_id, c.state, c.reason, c.currency, c.earned_minor, c.clawed_minor, c.paid_at_us,
-            c.created_at_us
-        FROM enrollment e JOIN commission c ON c.enrollment_id = e.id AND c.level = 0
-            JOIN conversion v ON v.id = c.conversion_id AND v.enrollment_id = e.id
-        WHERE e.organization_id = $1 AND v.id = $2";
+    const SQL: &str = own_conversions!("AND v.id = $2");
     conn.q(SQL).bind(scope.as_str()).bind(id.as_str()).one().await
 }
 
@@ -299,6 +319,10 @@ pub struct OwnCommissionRow {
     pub base_currency: String,
     /// What the rule gives, minor units.
     pub amount_minor: i64,
+    /// The version of the program's terms that it is reckoned by.
+    pub terms_version: i64,
+    /// Where the sale stands among others, JSON; none where the terms do not ask.
+    pub position: Option<String>,
     /// Accrued, minor units.
     pub earned_minor: i64,
     /// Taken back, minor units.
@@ -319,35 +343,37 @@ pub struct OwnCommissionRow {
     pub created_at_us: i64,
 }
 
+/// What is selected of an affiliate's commissions. Served by `enrollment_by_organization` and `commission_by_time`.
+macro_rules! own_commissions {
+    ($rest:literal) => {
+        concat!(
+            "SELECT c.id, v.id AS conversion_id, c.program_id, c.enrollment_id, c.level, c.currency,
+            c.base_minor, COALESCE(s.currency, c.currency) AS base_currency, c.amount_minor, c.terms_version, c.position,
+            c.earned_minor,
+            c.clawed_minor, c.held_minor, c.released_minor, c.state, c.reason, c.paid_at_us, c.due_at_us,
+            c.created_at_us
+        FROM enrollment e JOIN commission c ON c.enrollment_id = e.id JOIN sale s ON s.id = c.sale_id
+            LEFT JOIN conversion v ON v.id = c.conversion_id AND v.enrollment_id = e.id
+        WHERE e.organization_id = $1 ",
+            $rest
+        )
+    };
+}
+
 /// An affiliate's commissions, newest first, before the given time and id.
 pub async fn list_commissions(
     conn: &mut Conn,
     scope: &AffiliateScope,
     part: &Part,
-    before: Option<(i64, &str)>,
+    before: Before<'_>,
     limit: i64,
 ) -> Result<Vec<OwnCommissionRow>, StoreError> {
-    // Served by `enrollment_by_organization` and `commission_by_time`.
-    const SQL: &str =
-        "SELECT c.id, v.id AS conversion_id, c.program_id, c.enrollment_id, c.level, c.currency,
-            c.base_minor, COALESCE(s.currency, c.currency) AS base_currency, c.amount_minor, c.earned_minor,
-            c.clawed_minor, c.held_minor, c.released_minor, c.state, c.reason, c.paid_at_us, c.due_at_us,
-            c.created_at_us
-        FROM enrollment e JOIN commission c ON c.enrollment_id = e.id JOIN sale s ON s.id = c.sale_id
-            LEFT JOIN conversion v ON v.id = c.conversion_id AND v.enrollment_id = e.id
-        WHERE e.organization_id = $1 AND ($2 IS NULL OR e.program_id = $2) AND ($3 IS NULL OR e.id = $3)
+    const SQL: &str = own_commissions!(
+        "AND ($2 IS NULL OR e.program_id = $2) AND ($3 IS NULL OR e.id = $3)
             AND ($4 IS NULL OR (c.created_at_us, c.id) < ($4, $5))
-        ORDER BY c.created_at_us DESC, c.id DESC LIMIT $6";
-    let (at, id) = before.unzip();
-    conn.q(SQL)
-        .bind(scope.as_str())
-        .bind(part.program())
-        .bind(part.enrollment())
-        .bind(at)
-        .bind(id)
-        .bind(limit)
-        .all()
-        .await
+        ORDER BY c.created_at_us DESC, c.id DESC LIMIT $6"
+    );
+    list(conn, SQL, scope, part, before, limit).await
 }
 
 /// One commission of an affiliate's.
@@ -356,14 +382,7 @@ pub async fn find_commission(
     scope: &AffiliateScope,
     id: &CommissionId,
 ) -> Result<Option<OwnCommissionRow>, StoreError> {
-    const SQL: &str =
-        "SELECT c.id, v.id AS conversion_id, c.program_id, c.enrollment_id, c.level, c.currency,
-            c.base_minor, COALESCE(s.currency, c.currency) AS base_currency, c.amount_minor, c.earned_minor,
-            c.clawed_minor, c.held_minor, c.released_minor, c.state, c.reason, c.paid_at_us, c.due_at_us,
-            c.created_at_us
-        FROM enrollment e JOIN commission c ON c.enrollment_id = e.id JOIN sale s ON s.id = c.sale_id
-            LEFT JOIN conversion v ON v.id = c.conversion_id AND v.enrollment_id = e.id
-        WHERE e.organization_id = $1 AND c.id = $2";
+    const SQL: &str = own_commissions!("AND c.id = $2");
     conn.q(SQL).bind(scope.as_str()).bind(id.as_str()).one().await
 }
 
@@ -404,32 +423,34 @@ pub struct OwnPayoutRow {
     pub completed_at_us: Option<i64>,
 }
 
+/// What is selected of an affiliate's payouts. Served by `enrollment_by_organization` and `payout_by_enrollment`.
+macro_rules! own_payouts {
+    ($rest:literal) => {
+        concat!(
+            "SELECT p.id, p.program_id, p.enrollment_id, p.currency, p.due_minor, p.fee_minor,
+            p.send_minor, p.state, p.reason, p.provider, p.livemode, p.destination, p.reversed_minor,
+            p.returned_minor, p.created_at_us, p.completed_at_us
+        FROM enrollment e JOIN payout p ON p.enrollment_id = e.id
+        WHERE e.organization_id = $1 ",
+            $rest
+        )
+    };
+}
+
 /// An affiliate's payouts, newest first, before the given time and id.
 pub async fn list_payouts(
     conn: &mut Conn,
     scope: &AffiliateScope,
     part: &Part,
-    before: Option<(i64, &str)>,
+    before: Before<'_>,
     limit: i64,
 ) -> Result<Vec<OwnPayoutRow>, StoreError> {
-    // Served by `enrollment_by_organization` and `payout_by_enrollment`.
-    const SQL: &str = "SELECT p.id, p.program_id, p.enrollment_id, p.currency, p.due_minor, p.fee_minor,
-            p.send_minor, p.state, p.reason, p.provider, p.livemode, p.destination, p.reversed_minor,
-            p.returned_minor, p.created_at_us, p.completed_at_us
-        FROM enrollment e JOIN payout p ON p.enrollment_id = e.id
-        WHERE e.organization_id = $1 AND ($2 IS NULL OR e.program_id = $2) AND ($3 IS NULL OR e.id = $3)
+    const SQL: &str = own_payouts!(
+        "AND ($2 IS NULL OR e.program_id = $2) AND ($3 IS NULL OR e.id = $3)
             AND ($4 IS NULL OR (p.created_at_us, p.id) < ($4, $5))
-        ORDER BY p.created_at_us DESC, p.id DESC LIMIT $6";
-    let (at, id) = before.unzip();
-    conn.q(SQL)
-        .bind(scope.as_str())
-        .bind(part.program())
-        .bind(part.enrollment())
-        .bind(at)
-        .bind(id)
-        .bind(limit)
-        .all()
-        .await
+        ORDER BY p.created_at_us DESC, p.id DESC LIMIT $6"
+    );
+    list(conn, SQL, scope, part, before, limit).await
 }
 
 /// One payout of an affiliate's.
@@ -438,154 +459,6 @@ pub async fn find_payout(
     scope: &AffiliateScope,
     id: &PayoutId,
 ) -> Result<Option<OwnPayoutRow>, StoreError> {
-    const SQL: &str = "SELECT p.id, p.program_id, p.enrollment_id, p.currency, p.due_minor, p.fee_minor,
-            p.send_minor, p.state, p.reason, p.provider, p.livemode, p.destination, p.reversed_minor,
-            p.returned_minor, p.created_at_us, p.completed_at_us
-        FROM enrollment e JOIN payout p ON p.enrollment_id = e.id
-        WHERE e.organization_id = $1 AND p.id = $2";
+    const SQL: &str = own_payouts!("AND p.id = $2");
     conn.q(SQL).bind(scope.as_str()).bind(id.as_str()).one().await
-}
-
-/// One enrollment of an affiliate's: the id of its program.
-pub async fn find_enrollment(
-    conn: &mut Conn,
-    scope: &AffiliateScope,
-    id: &EnrollmentId,
-) -> Result<Option<String>, StoreError> {
-    const SQL: &str = "SELECT e.program_id FROM enrollment e WHERE e.organization_id = $1 AND e.id = $2";
-    conn.q(SQL).bind(scope.as_str()).bind(id.as_str()).scalar().await
-}
-
-/// What changed the accounts of one enrollment in one currency, minor units; what grows them is positive.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
-pub struct Accounts {
-    /// Earned, not payable yet.
-    pub held: i64,
-    /// Payable; negative is debt.
-    pub payable: i64,
-    /// Reserved by payouts under way.
-    pub in_transit: i64,
-    /// Paid out.
-    pub paid: i64,
-}
-
-/// The accounts of an enrollment as the entries before an instant left them.
-pub async fn accounts_before(
-    conn: &mut Conn,
-    scope: &AffiliateScope,
-    enrollment: &EnrollmentId,
-    currency: Currency,
-    before_us: i64,
-) -> Result<Accounts, StoreError> {
-    // Served by `entry_by_enrollment`. An aggregate over no rows gives one row.
-    const SQL: &str = "SELECT
-            CAST(COALESCE(SUM(CASE account WHEN 'held' THEN amount ELSE 0 END), 0) AS BIGINT) AS held,
-            CAST(COALESCE(SUM(CASE account WHEN 'payable' THEN amount ELSE 0 END), 0) AS BIGINT) AS payable,
-            CAST(COALESCE(SUM(CASE account WHEN 'in_transit' THEN amount ELSE 0 END), 0) AS BIGINT) AS in_transit,
-            CAST(COALESCE(SUM(CASE account WHEN 'paid' THEN amount ELSE 0 END), 0) AS BIGINT) AS paid
-        FROM (SELECT p.account, CASE p.side WHEN 'credit' THEN p.amount_minor ELSE -p.amount_minor END AS amount
-            FROM enrollment e JOIN entry n ON n.enrollment_id = e.id
-                JOIN posting p ON p.entry_id = n.id AND p.owner_id = e.id
-            WHERE e.organization_id = $1 AND e.id = $2 AND n.currency = $3 AND n.created_at_us < $4) AS moved";
-    let found = conn
-        .q(SQL)
-        .bind(scope.as_str())
-        .bind(enrollment.as_str())
-        .bind(currency.as_str())
-        .bind(before_us)
-        .one()
-        .await?;
-    Ok(found.unwrap_or_default())
-}
-
-/// An entry with what it changed the affiliate's accounts by.
-#[derive(Clone, Debug, FromRow)]
-pub struct StatementRow {
-    /// The entry.
-    pub id: String,
-    /// 1, 2, 3, … per commission and per payout.
-    pub revision: i64,
-    /// What it does.
-    pub kind: String,
-    /// The commission it is about.
-    pub commission_id: Option<String>,
-    /// The payout it is about.
-    pub payout_id: Option<String>,
-    /// The events and decisions behind it, JSON.
-    pub causes: String,
-    /// When it was posted, microseconds.
-    pub created_at_us: i64,
-    /// What it changed.
-    #[sqlx(flatten)]
-    pub changed: Accounts,
-}
-
-/// What the lines of a statement are ordered by: time of posting in microseconds, revision, id. Entries of one
-/// instant follow their revisions, so that nothing is taken back before it was earned.
-pub type StatementKey = (i64, i64, String);
-
-/// The entries of an enrollment in one currency and a window, in order of [`StatementKey`], after the given one.
-pub async fn list_entries(
-    conn: &mut Conn,
-    scope: &AffiliateScope,
-    enrollment: &EnrollmentId,
-    currency: Currency,
-    window: Window,
-    after: Option<&StatementKey>,
-    limit: i64,
-) -> Result<Vec<StatementRow>, StoreError> {
-    // Served by `entry_by_enrollment`; the lines are added up for the entries of the page only.
-    const SQL: &str = "SELECT n.id, n.revision, n.kind, n.commission_id, n.payout_id, n.causes, n.created_at_us,
-            CAST(COALESCE(SUM(CASE WHEN p.account = 'held' THEN
-                CASE p.side WHEN 'credit' THEN p.amount_minor ELSE -p.amount_minor END END), 0) AS BIGINT) AS held,
-            CAST(COALESCE(SUM(CASE WHEN p.account = 'payable' THEN
-                CASE p.side WHEN 'credit' THEN p.amount_minor ELSE -p.amount_minor END END), 0) AS BIGINT) AS payable,
-            CAST(COALESCE(SUM(CASE WHEN p.account = 'in_transit' THEN
-                CASE p.side WHEN 'credit' THEN p.amount_minor ELSE -p.amount_minor END END), 0) AS BIGINT)
-                AS in_transit,
-            CAST(COALESCE(SUM(CASE WHEN p.account = 'paid' THEN
-                CASE p.side WHEN 'credit' THEN p.amount_minor ELSE -p.amount_minor END END), 0) AS BIGINT) AS paid
-        FROM (SELECT i.id, i.revision, i.kind, i.commission_id, i.payout_id, i.causes, i.created_at_us,
-                i.enrollment_id
-            FROM enrollment e JOIN entry i ON i.enrollment_id = e.id
-            WHERE e.organization_id = $1 AND e.id = $2 AND i.currency = $3
-                AND i.created_at_us >= $4 AND i.created_at_us < $5
-                AND ($6 IS NULL OR (i.created_at_us, i.revision, i.id) > ($6, $7, $8))
-            ORDER BY i.created_at_us, i.revision, i.id LIMIT $9) AS n
-            LEFT JOIN posting p ON p.entry_id = n.id AND p.owner_id = n.enrollment_id
-        GROUP BY n.id, n.revision, n.kind, n.commission_id, n.payout_id, n.causes, n.created_at_us
-        ORDER BY n.created_at_us, n.revision, n.id";
-    conn.q(SQL)
-        .bind(scope.as_str())
-        .bind(enrollment.as_str())
-        .bind(currency.as_str())
-        .bind(window.from.as_micros())
-        .bind(window.to.as_micros())
-        .bind(after.map(|(at, _, _)| *at))
-        .bind(after.map(|(_, revision, _)| *revision))
-        .bind(after.map(|(_, _, id)| id.as_str()))
-        .bind(limit)
-        .all()
-        .await
-}
-
-/// What stands behind an entry, in one word and perhaps a second.
-#[derive(Clone, Debug, FromRow)]
-pub struct CauseRow {
-    /// The event or the decision.
-    pub id: String,
-    /// The provider's type of the event, or what was decided.
-    pub what: String,
-    /// Why it was decided.
-    pub reason: Option<String>,
-}
-
-/// The types of events and the kinds of decisions by their ids. Neither bodies nor notes.
-pub async fn list_causes(conn: &mut Conn, ids: &[String]) -> Result<Vec<CauseRow>, StoreError> {
-    const SQL: &str = "SELECT i.id, i.event_type AS what, NULL AS reason FROM inbox i
-            WHERE i.id IN (SELECT value->>'id' FROM json_each($1))
-        UNION ALL
-        SELECT d.id, d.kind, d.reason FROM decision d
-            WHERE d.id IN (SELECT value->>'id' FROM json_each($1))";
-    conn.q(SQL).bind(id_list(ids.iter().map(String::as_str))).all().await
 }

@@ -41,6 +41,7 @@ pub mod resolutions;
 mod row;
 pub mod sales;
 pub mod settlement;
+pub mod statements;
 pub mod surroundings;
 pub mod touchpoints;
 pub mod transfers;

@@ -141,6 +141,21 @@ on_each_engine! {
         assert_eq!(shown["sale_status"], "partial_refunded");
     }
 
+    async fn a_commission_tells_by_which_terms_it_was_reckoned_and_its_place(db: TestDb) {
+        let tiers = json!([{ "from": 0, "bps": 1_000 }, { "from": 1, "bps": 2_000 }]);
+        let terms = json!({ "commission": { "type": "tiered", "basis": "count", "tiers": tiers } });
+        let shop = Shop::open_with(&db.db, 16, &terms).await;
+        let desk = Desk::over(&shop).await;
+        for id in ["1", "2"] {
+            shop.tell_and_process(&[sale_of_a_person("ada", id, 1_000)]).await;
+        }
+        let listed = desk.data(&desk.ada, &format!("{ME}/commissions")).await;
+        let mut told: Vec<Value> = listed.as_array().unwrap().iter()
+            .map(|row| json!([row["amount_cents"], row["position"]["count"], row["terms_version"]])).collect();
+        told.sort_by_key(|row| row[0].as_i64());
+        assert_eq!(told, [json!([100, 0, 1]), json!([200, 1, 1])]);
+    }
+
     async fn box_211_an_affiliate_never_sees_a_peer_nor_a_buyer(db: TestDb) {
         let till = Till::open(&db).await;
         let shop = &till.shop;

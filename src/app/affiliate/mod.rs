@@ -21,8 +21,9 @@ use super::{
     keys::{KeyKind, Principal, Scope},
 };
 pub use crate::store::affiliate_views::{
-    Accounts, OwnBalanceRow, OwnCommissionRow, OwnConversionRow, OwnPayoutRow, Part,
+    OwnBalanceRow, OwnCommissionRow, OwnConversionRow, OwnPayoutRow, Part,
 };
+pub use crate::store::statements::Accounts;
 use crate::{
     domain::{
         ids::{ConversionId, PayoutId},

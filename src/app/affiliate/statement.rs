@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Accounts, App, Principal, Refusal, affiliate_views, own_side};
+use super::{Accounts, App, Principal, Refusal, own_side};
 use crate::{
     app::{explain::ExplainError, exports::Pages},
     domain::{
@@ -21,7 +21,8 @@ use crate::{
     },
     store::{
         Conn, StoreError,
-        affiliate_views::{AffiliateScope, StatementKey, StatementRow},
+        affiliate_views::AffiliateScope,
+        statements::{self, StatementKey, StatementRow},
     },
 };
 
@@ -121,7 +122,7 @@ pub async fn statement(
 ) -> Result<Statement, Refusal> {
     let scope = own_side(by)?;
     let mut conn = app.db.read().await?;
-    let found = affiliate_views::find_enrollment(&mut conn, &scope, &range.enrollment).await?;
+    let found = statements::find_enrollment(&mut conn, &scope, &range.enrollment).await?;
     let program_id = found.ok_or(Refusal::NotFound)?;
     let opening = match after {
         Some((_, [held, payable, in_transit, paid])) => {
@@ -135,7 +136,7 @@ pub async fn statement(
 
 async fn opening(conn: &mut Conn, scope: &AffiliateScope, range: &Range) -> Result<Accounts, StoreError> {
     let from = range.window.from.as_micros();
-    affiliate_views::accounts_before(conn, scope, &range.enrollment, range.currency, from).await
+    statements::accounts_before(conn, scope, &range.enrollment, range.currency, from).await
 }
 
 async fn read(
@@ -147,8 +148,7 @@ async fn read(
     limit: i64,
 ) -> Result<Vec<Line>, Refusal> {
     let Range { enrollment, currency, window } = range;
-    let rows =
-        affiliate_views::list_entries(conn, scope, enrollment, *currency, *window, after, limit).await?;
+    let rows = statements::list_entries(conn, scope, enrollment, *currency, *window, after, limit).await?;
     let reasons = reasons(conn, &rows).await?;
     let mut standing = opening;
     let lines = rows.into_iter().zip(reasons).map(|(row, reason)| {
@@ -181,7 +181,7 @@ async fn reasons(conn: &mut Conn, rows: &[StatementRow]) -> Result<Vec<String>, 
         rows.iter().map(|row| serde_json::from_str(&row.causes).unwrap_or_default()).collect();
     let told = |cause: &&Cause| cause.kind == "event" || cause.kind == "decision";
     let ids: Vec<String> = causes.iter().flatten().filter(told).map(|cause| cause.id.clone()).collect();
-    let known: BTreeMap<String, String> = affiliate_views::list_causes(conn, &ids)
+    let known: BTreeMap<String, String> = statements::list_causes(conn, &ids)
         .await?
         .into_iter()
         .map(|row| {
@@ -239,8 +239,7 @@ pub struct StatementFile {
 /// As [`statement`].
 pub async fn statement_file(app: &App, by: &Principal, range: Range) -> Result<StatementFile, Refusal> {
     let scope = own_side(by)?;
-    let found =
-        affiliate_views::find_enrollment(&mut app.db.read().await?, &scope, &range.enrollment).await?;
+    let found = statements::find_enrollment(&mut app.db.read().await?, &scope, &range.enrollment).await?;
     found.ok_or(Refusal::NotFound)?;
     Ok(StatementFile { app: app.clone(), scope, range, standing: None, after: None, is_over: false })
 }

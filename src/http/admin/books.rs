@@ -64,7 +64,7 @@ pub(in crate::http) fn status(state: CommissionState) -> &'static str {
 }
 
 /// A stored position. It was written by this program, so it can be read.
-fn position(stored: Option<&str>) -> Option<Position> {
+pub(in crate::http) fn position(stored: Option<&str>) -> Option<Position> {
     stored.and_then(|text| serde_json::from_str(text).ok())
 }
 

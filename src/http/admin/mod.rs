@@ -22,7 +22,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 
-pub(super) use books::status;
+pub(super) use books::{position, status};
 
 use super::error::ApiError;
 use crate::app::App;

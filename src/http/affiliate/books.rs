@@ -19,10 +19,11 @@ use crate::{
         ledger::LotKind,
         money::Currency,
         payout::PayoutState,
+        terms::Position,
         time::Timestamp,
     },
     http::{
-        admin::status,
+        admin::{position, status},
         openapi::schemas::ConversionStatus,
         page::{Listing, Page, PageQuery},
         params::{Params, PartQuery},
@@ -148,6 +149,10 @@ struct CommissionView {
     #[schema(value_type = Currency)]
     currency: String,
     amount_cents: i64,
+    /// The version of the program's terms that it is reckoned by.
+    terms_version: i64,
+    /// Where the sale stands among others; null where the terms do not ask.
+    position: Option<Position>,
     earned_cents: i64,
     clawed_cents: i64,
     held_cents: i64,
@@ -172,6 +177,8 @@ impl From<OwnCommissionRow> for CommissionView {
             base_currency: row.base_currency,
             currency: row.currency,
             amount_cents: row.amount_minor,
+            terms_version: row.terms_version,
+            position: position(row.position.as_deref()),
             earned_cents: row.earned_minor,
             clawed_cents: row.clawed_minor,
             held_cents: row.held_minor,
