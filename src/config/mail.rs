@@ -6,7 +6,7 @@ use lettre::message::Mailbox;
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
-use super::{Layers, is_loopback};
+use super::{layers::Layers, values::is_loopback};
 
 /// How the connection to the mail server is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
