@@ -12,9 +12,11 @@ use remit::{
         enrollments::{self, Verdict},
         explain,
         keys::Principal,
+        programs, settle,
     },
     domain::{
         ids::{CommissionId, EnrollmentId, ProgramId},
+        payout::PayoutSchedule,
         time::Timestamp,
     },
     store::Db,
@@ -26,6 +28,7 @@ use super::support::{
     node::Node,
     old::{self, CATALOGUE, Dump},
     on_each_engine,
+    site::paid_at,
 };
 
 const EVE: &str = "par_01m7zahc12hg1zrpmz4kq0gt8s";
@@ -157,6 +160,75 @@ on_each_engine! {
             let approved = [&released[..], &[("gil", "payable", 700)]].concat();
             assert_eq!(balances(&old.db).await, told(&approved), "from {schema}");
             everything_reads(&node.app, schema, &unused).await;
+        }
+    }
+
+    async fn old_programs_and_enrollments_are_shown_as_they_were(db: TestDb) {
+        let old = filled(&db, old::OLDEST).await;
+        old.db.migrate().await.unwrap();
+        let node = Node::new(old.db.clone(), 16);
+        let (by, program) = (Principal::console(), ProgramId::parse(OLD_WAYS).unwrap());
+
+        let shown = programs::find(&node.app, &by, &program).await.unwrap();
+        let flat = json!({ "type": "flat", "amount_cents": 700, "currency": "usd" });
+        let terms = serde_json::to_value(&shown.terms.value.terms).unwrap();
+        assert_eq!((&terms["commission"], &terms["flat_on_partial"]), (&flat, &json!("proportional")), "{terms}");
+        assert_eq!((shown.terms.value.version, shown.status.value.as_str()), (1, "active"));
+        assert_eq!((shown.attribution_model.as_str(), shown.attribution_window_days), ("first_touch", 60));
+        assert_eq!(shown.payout_schedule.map(PayoutSchedule::as_str), Some("monthly"));
+        assert_eq!(shown.on_transfer_reversed.as_str(), "requeue");
+        assert_eq!(serde_json::to_value((&shown.platform_fee, &shown.min_payout)).unwrap(), json!([250, { "usd": 300 }]));
+        assert_eq!((shown.applications.as_str(), shown.landing_url), ("closed", None));
+
+        for (id, code, status, parent) in
+            [(EVE, "EVE", "active", None), (FINN, "finn", "active", Some(EVE)), (GIL, "gil", "pending", Some(FINN))]
+        {
+            let id = EnrollmentId::parse(id).unwrap();
+            let shown = enrollments::find(&node.app, &by, &program, &id).await.unwrap();
+            let sponsor = shown.parent_enrollment_id.as_ref().map(EnrollmentId::as_str);
+            assert_eq!((&*shown.code, shown.status.value.as_str(), sponsor), (code, status, parent));
+            assert_eq!(shown.commission_override, None);
+        }
+    }
+
+    async fn an_old_schedule_settles_the_period_that_was_under_way(db: TestDb) {
+        const LIVE: [(&str, &str); 2] =
+            [("REMIT_PAYOUTS__LIVE", "true"), ("REMIT_STRIPE__SECRET_KEY", "sk_test_till")];
+        const RUNS: &str = "SELECT COUNT(*) FROM payout_run WHERE started_by = 'schedule'";
+        const NOVEMBER: &str = "SELECT COUNT(*) FROM payout_run WHERE started_by = 'schedule'
+            AND state = 'completed' AND currency = 'usd' AND period_end_us = 1796083200000000
+            AND program_id = 'prog_01m7zahc0hzb38dr9p8j555k69'";
+        let old = filled(&db, old::OLDEST).await;
+        old.db.migrate().await.unwrap();
+        let node = Node::with_settings(old.db.clone(), 16, &LIVE);
+        node.pass_time(at("2026-11-30T23:59:59Z")).await;
+        while settle::step_scheduled(&node.app).await.unwrap() > 0 {}
+        assert_eq!(count(&old.db, RUNS).await, 0, "the program was made in November");
+        node.clock.set(at("2026-12-01T00:00:00Z"));
+        for _ in 0..2 {
+            while settle::step_scheduled(&node.app).await.unwrap() > 0 {}
+            assert_eq!((count(&old.db, RUNS).await, count(&old.db, NOVEMBER).await), (1, 1));
+        }
+        books::assert_they_add_up(&old.db).await;
+    }
+
+    async fn a_visitor_of_before_is_known_by_every_name(db: TestDb) {
+        const OWED: &str = "SELECT c.enrollment_id, c.attributed_by, c.touchpoint_id FROM conversion c
+            JOIN sale_alias a ON a.sale_id = c.sale_id WHERE a.object_id = 'pi_of_a_visitor'";
+        // Clicks have been kept since 0006, and who clicked is locked by a row since 0012.
+        for schema in [6, 11] {
+            let old = filled(&db, schema).await;
+            old.db.migrate().await.unwrap();
+            let node = Node::new(old.db.clone(), 16);
+            node.clock.set(at("2026-11-21T15:22:00Z"));
+            let fields = json!({ "metadata": { "anonymous_id": "visitor-2" } });
+            let body = paid_at("pi_of_a_visitor", at("2026-11-21T15:21:00Z"), fields).to_string();
+            node.receive("proj_default", "ep_default_stripe", "stripe", body.as_bytes()).await;
+            node.process_all().await;
+            let owed: Vec<(String, String, String)> =
+                old.db.read().await.unwrap().q(OWED).all().await.unwrap();
+            let first = (EVE.to_owned(), "touchpoint".to_owned(), "tp_01m7zaj00000000000000000a6".to_owned());
+            assert_eq!(owed, [first], "from {schema}: the first click, under the other name");
         }
     }
 }
