@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use libtest_mimic::Trial;
@@ -129,6 +129,10 @@ pub fn tests() -> Vec<Trial> {
         concat!(module_path!(), "::every_commit_stands_between_two_points"),
         every_commit_stands_between_two_points,
     ));
+    tests.push(trial(
+        concat!(module_path!(), "::every_call_of_a_provider_stands_between_two_points"),
+        every_call_of_a_provider_stands_between_two_points,
+    ));
     tests
 }
 
@@ -137,34 +141,60 @@ const THE_COMMIT: [&str; 2] =
     ["Link::SqliteTx(tx) => tx.commit().await?,", "Link::PostgresTx(tx) => tx.commit().await?,"];
 
 async fn every_commit_stands_between_two_points() {
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     let (mut commits, mut bare, mut the_commit) = (0, Vec::new(), 0);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
+    for (path, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.contains(".commit()")) {
+            if path.ends_with("store/db.rs") && THE_COMMIT.contains(&line.trim()) {
+                the_commit += 1;
                 continue;
             }
-            let text = fs::read_to_string(&path).unwrap();
-            let lines: Vec<&str> = text.lines().collect();
-            for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.contains(".commit()")) {
-                if path.ends_with("store/db.rs") && THE_COMMIT.contains(&line.trim()) {
-                    the_commit += 1;
-                    continue;
-                }
-                commits += 1;
-                let is_point = |line: &str, when: &str| line.contains("reach") && line.contains(when);
-                let around = (lines[number - 1], lines[number + 1]);
-                if !is_point(around.0, "BeforeCommit") || !is_point(around.1, "AfterCommit") {
-                    bare.push(format!("{}:{}", path.display(), number + 1));
-                }
+            commits += 1;
+            let is_point = |line: &str, when: &str| line.contains("reach") && line.contains(when);
+            let around = (lines[number - 1], lines[number + 1]);
+            if !is_point(around.0, "BeforeCommit") || !is_point(around.1, "AfterCommit") {
+                bare.push(format!("{}:{}", path.display(), number + 1));
             }
         }
     }
     assert!(commits > 15, "{commits} commits are not all");
     assert_eq!(the_commit, THE_COMMIT.len(), "one per engine");
     assert!(bare.is_empty(), "commits without points, see `app::commit_change`: {bare:#?}");
+}
+
+async fn every_call_of_a_provider_stands_between_two_points() {
+    let mut calls = 0;
+    for (path, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, _) in lines.iter().enumerate().filter(|(_, line)| line.contains("transport.call(")) {
+            calls += 1;
+            let place = format!("{}:{}", path.display(), number + 1);
+            assert!(lines[number + 1].contains("reach(Failpoint::CallAfter)"), "{place}");
+            let before =
+                lines[..number].iter().rposition(|line| line.contains("reach(Failpoint::CallBefore)"));
+            // Between them the deadline is looked at, and nothing is waited for.
+            let waits = |before: usize| lines[before..number].iter().any(|line| line.contains(".await"));
+            assert!(before.is_some_and(|before| !waits(before)), "{place}");
+        }
+    }
+    assert_eq!(calls, 1, "all go through one place");
+}
+
+/// Every file under `src`.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                sources.push((path.clone(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    sources
 }
 
 async fn what_was_received_is_processed_after_a_kill_without_a_redelivery(db: TestDb) {

@@ -219,7 +219,7 @@ impl Server {
     }
 
     /// Waits until the process has stopped by itself, at a named point.
-    async fn stopped(&self) {
+    pub async fn stopped(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let output =
