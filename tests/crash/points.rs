@@ -359,7 +359,8 @@ async fn die_of_a_start(run: &Run, point: Failpoint) {
     run.program.dies_at(point.as_str(), &[]).await;
     let grown = i64::from(point == Failpoint::BeatAfterCommit);
     assert_eq!(run.number(BEAT).await, before + grown, "{}", point.as_str());
-    let _node = run.program.serve().await;
+    // A node that keeps the schedule would go on beating, at once and every minute.
+    let _node = run.program.serve_with(&[("REMIT_SERVER__ROLES", "receive")]).await;
     assert_eq!(run.number(BEAT).await, before + grown + 1, "{}", point.as_str());
     assert_eq!(run.number("SELECT COUNT(*) FROM payout_pause").await, 0, "{}", point.as_str());
 }
