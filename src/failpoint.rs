@@ -7,7 +7,7 @@
 //! Builds without debug assertions, so every release build, never look at the variable and contain no
 //! trace of this.
 //!
-//! Points stand before and after every commit of the stages and around the calls to providers;
+//! Points stand before and after every commit of the program and around the calls to providers;
 //! `tests/crash` finds a commit that has none and a point that nobody dies at. Nothing else belongs here: a
 //! point that returns an error or waits would be a second way to write a test double.
 
@@ -22,6 +22,12 @@ pub const COMPILED_IN: bool = cfg!(debug_assertions);
 words! {
     /// A place to die at. The tests visit every one.
     Failpoint {
+        /// One migration more is applied, and nothing of it is committed; others may follow.
+        MigrateAfterStep = "migrate.after_step",
+        /// All migrations that were missing are applied and not committed.
+        MigrateBeforeCommit = "migrate.before_commit",
+        /// The schema is this program's; nothing in this process knows yet.
+        MigrateAfterCommit = "migrate.after_commit",
         /// Webhooks are inserted and not committed; nobody was answered.
         ReceiveBeforeCommit = "receive.before_commit",
         /// Webhooks are durable; nobody was answered.

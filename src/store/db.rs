@@ -33,6 +33,7 @@ use super::{
     dialect::{BEGIN_SHARED_READ, CREATE_MIGRATION_TABLE, Engine, HAS_MIGRATION_TABLE, MIGRATION_LOCK, Sql},
     error::StoreError,
 };
+use crate::failpoint::{self, Failpoint};
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -151,8 +152,12 @@ impl Db {
                 .bind(migration.checksum.as_ref())
                 .exec()
                 .await?;
+            failpoint::reach(Failpoint::MigrateAfterStep);
         }
-        tx.commit().await
+        failpoint::reach(Failpoint::MigrateBeforeCommit);
+        tx.commit().await?;
+        failpoint::reach(Failpoint::MigrateAfterCommit);
+        Ok(())
     }
 
     /// Checks that the database has exactly the migrations this program carries, and changes nothing.

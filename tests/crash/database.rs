@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use libtest_mimic::Trial;
+use remit::failpoint::VARIABLE;
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -10,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     harness::{on_postgres, trial},
     payday::Payday,
+    points::is_release_build,
     program::{LOOK_EVERY, PATIENCE, Server},
     support::{
         TestDb,
@@ -24,6 +26,13 @@ pub fn tests() -> Vec<Trial> {
         trial(
             concat!(module_path!(), "::a_database_that_dies_under_load_loses_nothing_and_pays_once"),
             a_database_that_dies_under_load_loses_nothing_and_pays_once,
+        ),
+        trial(
+            concat!(
+                module_path!(),
+                "::a_database_that_dies_inside_a_transaction_loses_nothing_and_pays_once"
+            ),
+            a_database_that_dies_inside_a_transaction_loses_nothing_and_pays_once,
         ),
         on_postgres!(a_commit_of_unknown_outcome_pays_once),
     ]
@@ -61,6 +70,46 @@ async fn a_database_that_dies_under_load_loses_nothing_and_pays_once() {
     payday.run.reconnect().await;
     payday.drained(&node).await;
     payday.assert_all_paid_once(&node).await;
+}
+
+/// In whose transaction the server dies, and what the node says about it. Everything is written by then.
+const INSIDE: [(&str, Option<&str>); 4] = [
+    ("settle.before_commit", None),
+    ("claim.before_commit", Some("waiting for it")),
+    ("attempt.before_commit", Some(INTERRUPTED)),
+    ("judge.before_commit", Some(INTERRUPTED)),
+];
+
+async fn a_database_that_dies_inside_a_transaction_loses_nothing_and_pays_once() {
+    if is_release_build() {
+        return;
+    }
+    let Some(mut server) = OwnServer::start(module_path!()) else { return };
+    let mut payday = Payday::on(TestDb::at(&server.url()).await).await;
+    let names: Vec<String> = (0..INSIDE.len()).map(|number| format!("inside{number}")).collect();
+    payday.earn(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut survivor = None;
+    for (name, (point, says)) in names.iter().zip(INSIDE) {
+        drop(survivor.take());
+        let node = payday.serve_with(&[(VARIABLE, &*format!("{point}:1:stop"))]).await;
+        tokio::join!(settle_until_answered(&payday, &node, name), async {
+            node.stopped().await;
+            server.kill(Death::Kill);
+            server.restart();
+            node.thaw();
+        });
+        if let Some(says) = says {
+            node.says(says).await;
+        }
+        payday.run.reconnect().await;
+        payday.leases_run_out().await;
+        payday.drained(&node).await;
+        payday.assert_paid_once(name).await;
+        assert_eq!(payday.sends_to(name).await, 1, "{point}");
+        println!("a database that died at {point} was survived");
+        survivor = Some(node);
+    }
+    payday.assert_all_paid_once(&survivor.unwrap()).await;
 }
 
 /// Sends the same request until it is answered 200.

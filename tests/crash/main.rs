@@ -17,6 +17,7 @@ mod interrupted;
 mod keys;
 mod late;
 mod mails;
+mod migrating;
 mod payday;
 mod payouts;
 mod points;
@@ -56,6 +57,7 @@ fn main() {
         keys::tests(),
         checks::tests(),
         mails::tests(),
+        migrating::tests(),
         troubles::tests(),
         interrupted::tests(),
         drain::tests(),

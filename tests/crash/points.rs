@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use libtest_mimic::Trial;
@@ -51,6 +51,8 @@ pub enum Driver {
     Refold,
     /// By starting.
     Start,
+    /// By starting on a database of an older program, or on an empty one, see `migrating`.
+    Migration,
     /// By whoever changes something through the API, see `changes`.
     Changes,
     /// By requests with an Idempotency-Key, see `keys`.
@@ -81,6 +83,9 @@ pub const fn driver(point: Failpoint) -> Driver {
         Failpoint::DecideBeforeCommit | Failpoint::DecideAfterCommit => Driver::Decision,
         Failpoint::RefoldBeforeCommit | Failpoint::RefoldAfterCommit => Driver::Refold,
         Failpoint::BeatBeforeCommit | Failpoint::BeatAfterCommit => Driver::Start,
+        Failpoint::MigrateAfterStep | Failpoint::MigrateBeforeCommit | Failpoint::MigrateAfterCommit => {
+            Driver::Migration
+        }
         Failpoint::ChangeBeforeCommit | Failpoint::ChangeAfterCommit => Driver::Changes,
         Failpoint::KeyBeforeCommit | Failpoint::KeyAfterCommit => Driver::Keys,
         Failpoint::CheckBeforeCommit | Failpoint::CheckAfterCommit => Driver::Checks,
@@ -121,39 +126,75 @@ pub fn tests() -> Vec<Trial> {
         death_at_any_named_point_changes_nothing_in_the_end
     ));
     tests.push(trial(
-        concat!(module_path!(), "::every_commit_of_a_stage_stands_between_two_points"),
-        every_commit_of_a_stage_stands_between_two_points,
+        concat!(module_path!(), "::every_commit_stands_between_two_points"),
+        every_commit_stands_between_two_points,
+    ));
+    tests.push(trial(
+        concat!(module_path!(), "::every_call_of_a_provider_stands_between_two_points"),
+        every_call_of_a_provider_stands_between_two_points,
     ));
     tests
 }
 
-/// Works on no data of anybody's.
-const DEMONSTRATION: &str = "demo";
+/// What every other commit goes through, engine by engine: `store::Tx::commit`.
+const THE_COMMIT: [&str; 2] =
+    ["Link::SqliteTx(tx) => tx.commit().await?,", "Link::PostgresTx(tx) => tx.commit().await?,"];
 
-async fn every_commit_of_a_stage_stands_between_two_points() {
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/app")];
-    let (mut commits, mut bare) = (0, Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.extend((!path.ends_with(DEMONSTRATION)).then_some(path));
+async fn every_commit_stands_between_two_points() {
+    let (mut commits, mut bare, mut the_commit) = (0, Vec::new(), 0);
+    for (path, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.contains(".commit()")) {
+            if path.ends_with("store/db.rs") && THE_COMMIT.contains(&line.trim()) {
+                the_commit += 1;
                 continue;
             }
-            let text = fs::read_to_string(&path).unwrap();
-            let lines: Vec<&str> = text.lines().collect();
-            for (number, _) in lines.iter().enumerate().filter(|(_, line)| line.contains(".commit()")) {
-                commits += 1;
-                let is_point = |line: &str, when: &str| line.contains("reach") && line.contains(when);
-                let around = (lines[number - 1], lines[number + 1]);
-                if !is_point(around.0, "BeforeCommit") || !is_point(around.1, "AfterCommit") {
-                    bare.push(format!("{}:{}", path.display(), number + 1));
-                }
+            commits += 1;
+            let is_point = |line: &str, when: &str| line.contains("reach") && line.contains(when);
+            let around = (lines[number - 1], lines[number + 1]);
+            if !is_point(around.0, "BeforeCommit") || !is_point(around.1, "AfterCommit") {
+                bare.push(format!("{}:{}", path.display(), number + 1));
             }
         }
     }
     assert!(commits > 15, "{commits} commits are not all");
+    assert_eq!(the_commit, THE_COMMIT.len(), "one per engine");
     assert!(bare.is_empty(), "commits without points, see `app::commit_change`: {bare:#?}");
+}
+
+async fn every_call_of_a_provider_stands_between_two_points() {
+    let mut calls = 0;
+    for (path, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, _) in lines.iter().enumerate().filter(|(_, line)| line.contains("transport.call(")) {
+            calls += 1;
+            let place = format!("{}:{}", path.display(), number + 1);
+            assert!(lines[number + 1].contains("reach(Failpoint::CallAfter)"), "{place}");
+            let before =
+                lines[..number].iter().rposition(|line| line.contains("reach(Failpoint::CallBefore)"));
+            // Between them the deadline is looked at, and nothing is waited for.
+            let waits = |before: usize| lines[before..number].iter().any(|line| line.contains(".await"));
+            assert!(before.is_some_and(|before| !waits(before)), "{place}");
+        }
+    }
+    assert_eq!(calls, 1, "all go through one place");
+}
+
+/// Every file under `src`.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                sources.push((path.clone(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    sources
 }
 
 async fn what_was_received_is_processed_after_a_kill_without_a_redelivery(db: TestDb) {
@@ -201,7 +242,8 @@ async fn death_at_any_named_point_changes_nothing_in_the_end(db: TestDb) {
             Driver::Decision => die_of_a_decision(&run, point, &events).await,
             Driver::Refold => die_of_a_refold(&run, point, &name).await,
             Driver::Start => die_of_a_start(&run, point).await,
-            Driver::Changes
+            Driver::Migration
+            | Driver::Changes
             | Driver::Keys
             | Driver::Checks
             | Driver::Mails
@@ -317,7 +359,8 @@ async fn die_of_a_start(run: &Run, point: Failpoint) {
     run.program.dies_at(point.as_str(), &[]).await;
     let grown = i64::from(point == Failpoint::BeatAfterCommit);
     assert_eq!(run.number(BEAT).await, before + grown, "{}", point.as_str());
-    let _node = run.program.serve().await;
+    // A node that keeps the schedule would go on beating, at once and every minute.
+    let _node = run.program.serve_with(&[("REMIT_SERVER__ROLES", "receive")]).await;
     assert_eq!(run.number(BEAT).await, before + grown + 1, "{}", point.as_str());
     assert_eq!(run.number("SELECT COUNT(*) FROM payout_pause").await, 0, "{}", point.as_str());
 }

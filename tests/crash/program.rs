@@ -25,6 +25,8 @@ use super::support::api::MASTER_KEY;
 pub const PATIENCE: Duration = Duration::from_mins(1);
 /// How often another process is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Names the database.
+const DATABASE_URL: &str = "REMIT_DATABASE__URL";
 /// Lines of a node's log that a failing test shows.
 const LOG_LINES: usize = 40;
 
@@ -39,7 +41,7 @@ impl Program {
     /// On the database of that URL.
     pub fn on(database_url: &str) -> Self {
         let environment = [
-            ("REMIT_DATABASE__URL", database_url),
+            (DATABASE_URL, database_url),
             ("REMIT_SERVER__LISTEN", "127.0.0.1:0"),
             ("REMIT_SERVER__OPS_LISTEN", "127.0.0.1:0"),
             ("REMIT_SECRETS__MASTER_KEY", MASTER_KEY),
@@ -53,6 +55,11 @@ impl Program {
             environment: environment.map(|(name, value)| (name, value.to_owned())).to_vec(),
             home: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// The URL of its database.
+    pub fn database_url(&self) -> &str {
+        &self.environment.iter().find(|(name, _)| *name == DATABASE_URL).unwrap().1
     }
 
     /// The same with another setting.
@@ -212,7 +219,7 @@ impl Server {
     }
 
     /// Waits until the process has stopped by itself, at a named point.
-    async fn stopped(&self) {
+    pub async fn stopped(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let output =

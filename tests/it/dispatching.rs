@@ -64,6 +64,27 @@ on_each_engine! {
         assert_eq!(bank.requests("POST", "/v1/payment_intents").await.len(), 1, "found, not sent again");
     }
 
+    async fn a_lost_answer_is_found_on_the_last_page_of_a_look_up(db: TestDb) {
+        const OF_OTHERS: usize = 120;
+        let bank = Bank::open(&db).await;
+        charge(&bank, "order_1").await;
+        let rule = json!({ "match": { "method": "POST", "path_prefix": "/v1/payment_intents" },
+            "times": 1, "fault": { "kind": "execute_then_500" } });
+        bank.sandbox.fault(rule).await.unwrap();
+        bank.dispatch().await;
+        // The newest come first, a hundred on a page.
+        for _ in 0..OF_OTHERS {
+            bank.post("/v1/payment_intents", &[("amount", "100"), ("currency", "usd")]).await;
+        }
+        bank.advance(60).await;
+        bank.dispatch().await;
+        assert_eq!(bank.texts("SELECT state FROM intent").await, ["succeeded"]);
+        let pages = bank.requests("GET", "/v1/payment_intents").await;
+        assert_eq!(pages.len(), 2, "{pages:?}");
+        assert!(pages[0]["form"]["starting_after"].is_null() && pages[1]["form"]["starting_after"].is_string(), "{pages:?}");
+        assert_eq!(bank.requests("POST", "/v1/payment_intents").await.len(), 1 + OF_OTHERS, "found, not sent again");
+    }
+
     async fn a_charge_is_looked_for_about_when_it_was_sent_however_late_the_provider_makes_it(db: TestDb) {
         let bank = Bank::open(&db).await;
         charge(&bank, "order_1").await;

@@ -12,13 +12,16 @@ use std::{
 /// `domain` at most.
 const ARROWS: &[(&str, &[&str])] = &[
     ("domain", &[]),
-    ("store", &["domain"]),
+    // Whoever commits passes the points at which tests die. That is the stages, and the database layer where
+    // it migrates: the one transaction that is not theirs.
+    ("failpoint", &["domain"]),
+    ("store", &["domain", "failpoint"]),
     ("providers", &["domain"]),
     ("transport", &["providers", LEAVES]),
     // An independent witness of the provider: it shares no code with the client.
     ("sandbox", &[]),
     ("mail", &["domain", LEAVES]),
-    ("app", &["domain", "store", "providers", "transport", "mail", LEAVES]),
+    ("app", &["domain", "store", "providers", "transport", "mail", "failpoint", LEAVES]),
     ("http", &["domain", "store", "app", LEAVES]),
     ("cli", &["domain", "store", "transport", "mail", "app", "http", "sandbox", LEAVES]),
     ("main", &["domain", "store", "providers", "transport", "app", "http", "cli", "sandbox", LEAVES]),
@@ -195,6 +198,9 @@ fn a_wrong_arrow_is_found_in_every_way_to_write_it() {
         ("store/jobs.rs", "use crate::{\n    domain::{ids::JobId, money::Money},\n    app::App,\n};", 1),
         ("providers/stripe/facts.rs", "use crate::{store::Db, app::App};", 2),
         ("app/process.rs", "use crate::{clock::Clock, store::Db, providers::Inbound};", 0),
+        ("store/jobs.rs", "use crate::clock::Clock;", 1),
+        ("store/db.rs", "use crate::failpoint::Failpoint;", 0),
+        ("http/webhooks.rs", "use crate::failpoint::Failpoint;", 1),
         ("clock.rs", "use crate::store::Db;", 1),
         ("transport.rs", "use crate::{config, providers::outbound::Reply};", 0),
         ("transport.rs", "use crate::store::Db;", 1),
@@ -203,7 +209,7 @@ fn a_wrong_arrow_is_found_in_every_way_to_write_it() {
         ("main.rs", "remit::cli::run();", 0),
     ] {
         let mut all = vec![source(path, text)];
-        for module in ["domain", "store", "providers", "transport", "app", "clock", "cli"] {
+        for module in ["domain", "store", "providers", "transport", "app", "clock", "cli", "failpoint"] {
             all.push(source(&format!("{module}/mod.rs"), ""));
         }
         assert_eq!(wrong_arrows(&all).len(), wrong, "{path}: {text}");
@@ -216,6 +222,14 @@ fn only_the_dialect_and_the_database_layer_name_an_engine() {
     assert_none(&mentions(
         |source| !home.contains(&source.path.as_str()),
         &["Engine::Sqlite", "Engine::Postgres", "SqlitePool", "PgPool", "PgConnection", "SqliteConnection"],
+    ));
+}
+
+#[test]
+fn of_the_store_only_the_database_layer_commits() {
+    assert_none(&mentions(
+        |source| source.module() == "store" && source.path != "store/db.rs",
+        &["commit", "failpoint"],
     ));
 }
 

@@ -45,3 +45,4 @@ mod store_contract;
 #[expect(dead_code, reason = "the kill tests use the rest")]
 mod support;
 mod touchpoints;
+mod upgrading;

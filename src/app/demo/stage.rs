@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::{COMES_BACK, DemoError, Payee};
 use crate::{
     app::{
-        App,
+        App, commit_change,
         endpoints::{self, NewEndpoint},
         keys::Principal,
         new_id, organizations,
@@ -312,7 +312,7 @@ async fn create_program(
     };
     let mut tx = app.db.begin().await?;
     programs::insert(&mut tx, &program).await?;
-    tx.commit().await?;
+    commit_change(tx).await?;
     Ok(program.id)
 }
 
@@ -348,6 +348,6 @@ async fn enroll(
         retired_at: None,
     };
     codes::insert(&mut tx, owner, &code).await?;
-    tx.commit().await?;
+    commit_change(tx).await?;
     Ok((enrollment.id, Payee { name: name.to_owned(), organization_id: affiliate.id }))
 }

@@ -9,6 +9,7 @@ pub mod described;
 pub mod desk;
 pub mod event_store;
 pub mod node;
+pub mod old;
 pub mod pg;
 pub mod program;
 pub mod proxy;

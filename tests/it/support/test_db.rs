@@ -24,10 +24,16 @@ enum Home {
 impl TestDb {
     /// A SQLite file in a directory of its own.
     pub async fn sqlite() -> Self {
+        let new = Self::empty_sqlite().await;
+        new.db.migrate().await.unwrap();
+        new
+    }
+
+    /// The same before anything was migrated.
+    pub async fn empty_sqlite() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("remit.db").display());
         let db = Db::connect(&url, &DbOptions::default()).await.unwrap();
-        db.migrate().await.unwrap();
         Self { db, url, _home: Home::File(directory) }
     }
 
@@ -39,6 +45,23 @@ impl TestDb {
         let db = Db::connect(&url, &DbOptions::default()).await.unwrap();
         db.migrate().await.unwrap();
         Some(Self { db, url, _home: Home::Server(database) })
+    }
+
+    /// A PostgreSQL database in which nothing was migrated yet, or none.
+    pub async fn empty_postgres(caller: &str) -> Option<Self> {
+        let database = pg::postgres_url_for_new_database(caller)?;
+        let url = database.url().to_owned();
+        let db = Db::connect(&url, &DbOptions::default()).await.unwrap();
+        Some(Self { db, url, _home: Home::Server(database) })
+    }
+
+    /// Another database of the same engine, in which nothing was migrated yet.
+    pub async fn another_empty(&self, caller: &str) -> Self {
+        if self.url.starts_with("sqlite:") {
+            Self::empty_sqlite().await
+        } else {
+            Self::empty_postgres(caller).await.unwrap()
+        }
     }
 
     /// Connects to a database that somebody else keeps, and migrates it.

@@ -130,23 +130,37 @@ fn cases() -> Vec<Case> {
     [successes(), turned_away(), refusals(), doubts()].into_iter().flatten().collect()
 }
 
-/// The faults of §3.3 that are no answer, or not one answer alone, and where they are tested.
-const ELSEWHERE: &[(&str, &str)] = &[
-    ("F-P-01", "`Reply::Lost` in `outbound::tests`; the time-out in tests/transport.rs"),
-    ("F-P-05", "a late webhook: adopted by `app`"),
-    ("F-P-13", "the header is no sign of this table: `outbound::tests`"),
-    ("F-P-14", "the window of a key: `domain::intent`"),
-    ("F-P-15", "the deadline of a call: tests/transport.rs"),
-    ("F-P-16", "absence is no evidence: `domain::intent`"),
-    ("F-P-17", "paging: `outbound::tests`"),
-    ("F-P-18", "two objects: `outbound::tests` and `domain::intent`"),
-    ("F-P-21", "DNS and TLS: tests/transport.rs"),
-    ("F-P-23", "ownership of an account: `app`"),
-    ("F-P-24", "a bank payout that fails: `stripe::facts` and `app`"),
-    ("F-P-25", "every status of a charge: `outbound::tests`"),
-    ("F-P-26", "reversals: `domain::payout`"),
-    ("F-P-27", "two answers: `domain::intent`"),
-    ("F-P-28", "two attempts: `domain::intent`"),
+const OUTBOUND: &str = "src/providers/stripe/outbound/tests.rs";
+const INTENT: &str = "src/domain/intent/tests/tables.rs";
+const RETURNS: &str = "src/domain/payout/tests/returns.rs";
+const TRANSPORT: &str = "tests/transport.rs";
+const PAYING: &str = "tests/it/paying.rs";
+const DISPATCHING: &str = "tests/it/dispatching.rs";
+const NETTING: &str = "tests/it/netting.rs";
+
+/// The faults of §3.3 that are no answer, or not one answer alone, and the tests that show them.
+const ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("F-P-01", OUTBOUND, "an_answer_that_was_lost_or_never_asked_for_says_so"),
+    ("F-P-01", TRANSPORT, "an_answer_that_is_not_whole_at_the_deadline_is_lost"),
+    ("F-P-05", PAYING, "a_500_that_is_carried_out_later_is_adopted_when_it_is"),
+    ("F-P-13", OUTBOUND, "advice_to_retry_never_changes_what_an_answer_proves"),
+    ("F-P-13", PAYING, "a_refusal_that_comes_with_advice_to_retry_is_tried_again_under_its_key"),
+    ("F-P-14", PAYING, "a_key_is_not_used_once_its_window_is_over"),
+    ("F-P-15", TRANSPORT, "a_call_whose_deadline_is_over_is_not_made"),
+    ("F-P-16", PAYING, "a_transfer_that_lists_do_not_show_is_not_sent_twice"),
+    ("F-P-17", DISPATCHING, "a_lost_answer_is_found_on_the_last_page_of_a_look_up"),
+    ("F-P-18", PAYING, "two_transfers_of_one_payout_stop_the_payee"),
+    ("F-P-21", TRANSPORT, "a_name_that_does_not_resolve_was_sent_nothing"),
+    ("F-P-21", TRANSPORT, "a_server_that_cannot_prove_its_name_is_sent_nothing"),
+    ("F-P-23", NETTING, "what_a_stranger_tells_of_an_account_stops_nobodys_money"),
+    ("F-P-24", PAYING, "a_bank_payout_that_fails_is_none_of_our_transfers"),
+    ("F-P-25", OUTBOUND, "a_charge_in_any_status_was_executed"),
+    ("F-P-25", DISPATCHING, "a_charge_moves_along_with_what_the_provider_tells"),
+    ("F-P-26", RETURNS, "what_is_given_back_follows_the_highest_total_whatever_came_in_between"),
+    ("F-P-27", INTENT, "an_intent_that_is_over_is_not_changed_by_answers"),
+    ("F-P-27", PAYING, "a_second_success_is_never_silent"),
+    ("F-P-28", INTENT, "doubt_outlives_every_answer_that_is_about_another_attempt"),
+    ("F-P-28", PAYING, "an_answer_that_only_looks_definite_ends_no_doubt"),
 ];
 
 #[test]
@@ -171,11 +185,16 @@ fn every_fault_of_a_provider_call_has_a_case_or_is_tested_elsewhere() {
         .iter()
         .flat_map(|case| case.of.split(' '))
         .filter(|word| word.starts_with("F-P-"))
-        .chain(ELSEWHERE.iter().map(|(id, _)| *id))
+        .chain(ELSEWHERE.iter().map(|(id, ..)| *id))
         .map(str::to_owned)
         .collect();
     let all: BTreeSet<String> = (1..=28).map(|number| format!("F-P-{number:02}")).collect();
     assert_eq!(mentioned, all);
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (id, file, test) in ELSEWHERE {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        assert!(text.contains(&format!("fn {test}(")), "{id}: there is no {test} in {file}");
+    }
 }
 
 #[test]
