@@ -12,6 +12,7 @@ pub mod node;
 pub mod pg;
 pub mod program;
 pub mod proxy;
+pub mod repeated;
 pub mod shop;
 pub mod site;
 pub mod test_db;
