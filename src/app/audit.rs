@@ -2,8 +2,8 @@
 //! transaction, so that there is never one without the other.
 //!
 //! A row says who asked, by which request, what the object was before and what it is since. Secrets are
-//! left out, addresses and visitors are masked, whatever the caller passes. What the stages do on their own (book
-//! events, settle by schedule, send) is not here: their rows are facts, entries, payouts and attempts.
+//! left out, addresses and visitors are masked, whatever the caller passes. What the stages do on their own
+//! (book events, settle by schedule, send) is not here: their rows are facts, entries, payouts and attempts.
 
 use std::fmt;
 
