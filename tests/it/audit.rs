@@ -91,8 +91,12 @@ impl Walk {
         answer["data"].take()
     }
 
-    /// What a website tells of its visitors, who are clicks and not people until they sign in.
-    async fn website(&mut self, project: &str) {
+    /// What the website of a program asks, and what it tells of its visitors: they are clicks until they sign
+    /// in.
+    async fn website(&mut self, project: &str, program: &str) {
+        let question = json!({ "gross_amount_cents": 9_900, "currency": "usd" });
+        let route = "POST /v1/admin/affiliate/programs/{program_id}/preview";
+        self.leaves_none(route, &[program], question).await;
         let operator = self.by.clone();
         self.by = (client_key(&self.api, project).await, "client");
         let click = json!({ "code": "ANN", "anonymous_id": "anon_hunter2" });
@@ -240,9 +244,7 @@ on_each_engine! {
             let body = if verb == "hold" { json!({ "reason": "to be looked at" }) } else { nothing() };
             walk.changes(&route, &[&program, &enrolled[who]], body, &format!("enrollment.{action}")).await;
         }
-        let question = json!({ "gross_amount_cents": 9_900, "currency": "usd" });
-        walk.leaves_none("POST /v1/admin/affiliate/programs/{program_id}/preview", &[&program], question).await;
-        walk.website(&project).await;
+        walk.website(&project, &program).await;
         let secrets = walk.affiliate_side(&owner, &program, &enrolled[0]).await;
         let mut conversions = Vec::new();
         for order in ["order_1", "order_2"] {
