@@ -2,8 +2,8 @@
 //! transaction, so that there is never one without the other.
 //!
 //! A row says who asked, by which request, what the object was before and what it is since. Secrets are
-//! left out and addresses are masked, whatever the caller passes. What the stages do on their own (book
-//! events, settle by schedule, send) is not here: their rows are facts, entries, payouts and attempts.
+//! left out, addresses and visitors are masked, whatever the caller passes. What the stages do on their own
+//! (book events, settle by schedule, send) is not here: their rows are facts, entries, payouts and attempts.
 
 use std::fmt;
 
@@ -145,10 +145,11 @@ fn redacted(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
             let kept = fields.into_iter().map(|(name, value)| {
-                let value = if is_secret_field(&name) && !value.is_null() {
-                    REDACTED.into()
-                } else {
-                    redacted(value)
+                let value = match value {
+                    Value::Null => Value::Null,
+                    _ if is_secret_field(&name) => REDACTED.into(),
+                    Value::String(id) if VISITOR_FIELDS.contains(&&*name) => masked(&id).into(),
+                    value => redacted(value),
                 };
                 (name, value)
             });
@@ -165,6 +166,14 @@ fn is_secret_field(name: &str) -> bool {
     ["secret", "secrets", "token", "password", "key", "authorization"]
         .iter()
         .any(|word| name == *word || name.ends_with(&format!("_{word}")))
+}
+
+/// Fields that hold an owner's own id of a visitor. The log outlives what is forgotten of visitors.
+const VISITOR_FIELDS: [&str; 2] = ["anonymous_id", "subject_ref"];
+
+/// An id whose holder recognises it, and nobody else.
+fn masked(id: &str) -> String {
+    id.chars().take(2).chain("***".chars()).collect()
 }
 
 /// What secrets of ours and of the providers start with.
@@ -211,6 +220,17 @@ mod tests {
         assert_eq!(kept["id"], "ep_1");
         assert_eq!(kept["secret"], Value::Null);
         assert_eq!(kept["keys"], 3);
+    }
+
+    #[test]
+    fn ids_of_visitors_are_masked() {
+        let kept = redacted(
+            json!({"subject_ref": "user_4711", "anonymous_id": null, "sale": {"subject_ref": "ö@x"}}),
+        );
+        assert_eq!(
+            kept,
+            json!({"subject_ref": "us***", "anonymous_id": null, "sale": {"subject_ref": "ö@***"}})
+        );
     }
 
     #[test]

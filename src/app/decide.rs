@@ -74,7 +74,7 @@ pub enum DecideError {
         commission: i64,
     },
     /// The caller's key took another decision before.
-    #[error("this Idempotency-Key has taken another decision before; use a new key for a new decision")]
+    #[error("this key has taken another decision before")]
     KeyReused,
     /// The sale is being merged again and again.
     #[error("the sale is being merged into another; try again")]
@@ -196,17 +196,13 @@ async fn decide_once(app: &App, request: &Request, counters: &Counters) -> Resul
     Ok(Decided { decision, commission })
 }
 
-/// The id of the decision. With a key of the caller's it is the same at every repeat, and says nothing of
-/// the sale: a repeat that meets the sale under the id of another, after a merge, is still a repeat.
+/// The id of the decision. With a key of the caller's it is made of caller and key alone, so that a key takes
+/// one decision, for ever and whatever becomes of `app::idempotency`. It says nothing of the sale: a repeat
+/// that meets the sale under the id of another, after a merge, is still a repeat.
 fn decision_id(request: &Request, now: Timestamp) -> DecisionId {
     match &request.idempotency_key {
         None => new_id!(DecisionId, now),
-        Some(key) => DecisionId::derived(&[
-            request.by.actor(),
-            key,
-            request.kind.as_str(),
-            request.enrollment_id.as_str(),
-        ]),
+        Some(key) => DecisionId::derived(&[request.by.actor(), key]),
     }
 }
 
@@ -251,6 +247,8 @@ fn repeated(
 ) -> Result<Decided, DecideError> {
     let is_same = |known: &&Decision| {
         known.id == *id
+            && known.kind == request.kind
+            && known.enrollment_id == request.enrollment_id
             && known.reason == request.reason
             && known.amount == request.amount
             && taken.sale_id == sale.id.as_str()
@@ -322,7 +320,7 @@ impl From<DecideError> for Refusal {
             DecideError::AmountOutside { .. } => {
                 Self::invalid("INVALID_AMOUNT", "amount_cents", error.to_string())
             }
-            DecideError::KeyReused => Self::conflict("IDEMPOTENCY_MISMATCH", error.to_string()),
+            DecideError::KeyReused => Self::KeyReused,
             DecideError::Merging | DecideError::Uncounted(_) => {
                 Self::conflict("SALE_MERGING", error.to_string())
             }

@@ -5,7 +5,9 @@
 //! ([`super::audit::record`]) and commits only while the claim holds. So after a crash the row says which it
 //! was: nothing was changed, and the request runs now; or it was, and the caller is told what was done.
 //!
-//! Decisions and settlements keep their callers' keys for ever, in their own rows, and do not come here.
+//! Behind this stands what must hold for ever: the id of a decision and of a settlement run is made of the
+//! caller's key. So a request of these that was interrupted, or that is repeated after the day, is carried
+//! out again, finds what it did and is answered with what is true now (`app::decide`, `app::settle`).
 
 use super::{App, Refusal, audit::Claim, keys::Principal, new_id};
 pub use crate::store::idempotency::Answer;
@@ -21,8 +23,9 @@ use crate::{
 /// For how long a key is remembered, seconds.
 pub const KEPT_S: i64 = 24 * 3_600;
 
-/// How long whoever carries a request out is believed to be at work, seconds. Far more than any of these
-/// requests takes; whoever takes longer loses the claim, and changes nothing.
+/// How long whoever carries a request out is believed to be at work, seconds. Far more than most requests
+/// take; whoever takes longer loses the claim, and changes nothing. Only a settlement of very many may take
+/// longer: then a repeat takes the same run further beside the first, chunk by chunk.
 pub const LEASE_S: i64 = 60;
 
 /// Keys that are forgotten in one transaction at most: on SQLite everybody waits for it.
@@ -35,8 +38,8 @@ pub struct Asked<'a> {
     pub key: &'a str,
     /// SHA-256 of what tells the request from every other.
     pub fingerprint: &'a [u8; 32],
-    /// Whether it may be carried out again after it was interrupted: then it finds what it did and answers
-    /// as it would have.
+    /// Whether it may be carried out again after it was interrupted, or is carried out for as long as it is
+    /// refused: then it finds what it did and answers as it would have.
     pub is_repeatable: bool,
 }
 

@@ -164,6 +164,12 @@ impl Principal {
         }
     }
 
+    /// Whether many who do not know each other ask as this one: without a key, or with the public key of a
+    /// website.
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.kind, KeyKind::Client)
+    }
+
     /// The kind of its key.
     pub const fn kind(&self) -> KeyKind {
         self.kind

@@ -45,6 +45,9 @@ pub enum Refusal {
         /// What is there, and what would be possible.
         message: Cow<'static, str>,
     },
+    /// The caller's Idempotency-Key came with another request before.
+    #[error("this Idempotency-Key was sent with another request; use a new key for a new request")]
+    KeyReused,
     /// Not as things are now: it is switched off, or stopped.
     #[error("{message}")]
     Unavailable {
@@ -97,6 +100,7 @@ impl Refusal {
             | Self::MissingScope(_)
             | Self::Forbidden(_)
             | Self::Conflict { .. }
+            | Self::KeyReused
             | Self::Unavailable { .. }
             | Self::Closed { .. }
             | Self::Store(_)
@@ -112,6 +116,7 @@ impl Refusal {
             | Self::Conflict { code, .. }
             | Self::Unavailable { code, .. } => code,
             Self::NotFound => "NOT_FOUND",
+            Self::KeyReused => "IDEMPOTENCY_MISMATCH",
             Self::MissingScope(_) | Self::Forbidden(_) => "FORBIDDEN",
             Self::Store(error) if error.is_unavailable() || error.is_retryable() => "STORE_UNAVAILABLE",
             Self::Store(_) | Self::Seal(_) => "INTERNAL",

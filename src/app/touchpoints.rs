@@ -7,8 +7,11 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
+
 use super::{
     App, Refusal,
+    audit::{self, Change},
     keys::{Principal, Scope},
     new_id,
 };
@@ -224,6 +227,9 @@ pub async fn identify(
     if let Some(earliest) = touchpoints::earliest(&mut tx, &visitors).await? {
         touchpoints::request_sales(&mut tx, &visitors, earliest, now).await?;
     }
+    let joined = json!({ "anonymous_id": anonymous_id, "subject_ref": subject_ref });
+    let change = Change::new("visitor.identified", project, by.organization_id()).after(&joined);
+    audit::record(&mut tx, by, change, now).await?;
     super::commit_change(tx).await?;
     Ok(())
 }

@@ -93,6 +93,7 @@ impl From<Refusal> for ApiError {
                 Self::new(StatusCode::FORBIDDEN, code, message)
             }
             Refusal::Conflict { .. } => Self::new(StatusCode::CONFLICT, code, message),
+            Refusal::KeyReused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message),
             Refusal::Unavailable { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message),
             Refusal::Store(error) if error.is_unavailable() || error.is_retryable() => {
                 tracing::warn!(%error, "the store did not answer a request");

@@ -1,8 +1,18 @@
 //! `Idempotency-Key` on every route that changes something: sent again, a request is answered as it was
 //! and nothing is done twice. What a key is and what becomes of it is `app::idempotency`.
 //!
-//! The header is optional. It counts for requests with an API key: a key belongs to the API key that sent
-//! it, so nobody meets another's. A request without an API key (a sign-up) runs as if it had none.
+//! The header is optional. A key belongs to the API key that sent it, so nobody meets another's.
+//!
+//! Those who sign up have no API key, and the one of a website is everybody's who looks at its pages. Among
+//! them a key is its sender's for as long as nobody else knows it, so it must be long enough to be random.
+//! Whoever guesses a key regardless gets little: the answer for nothing but the same request, so only what
+//! they have said themselves, without what is shown once, and for another one that the key is taken. Nor does
+//! it bar the owner of the key, who sends the request with a new one or none. What stands before this module
+//! limits how often they may ask (`http::public`, `http::client`), so that nobody fills the table either.
+//! A key of the caller's address would be forgotten by whoever changes from one network to another, which is
+//! when answers are lost; a key together with the body would never notice that the body is another.
+//!
+//! The receiver's routes are not here: an event carries its provider's own id, and that is its key.
 
 use axum::{
     body::Body,
@@ -16,7 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::{auth::NotLetIn, body, error::ApiError, once::Kept};
 use crate::app::{
-    App,
+    App, Refusal,
     audit::{Claim, Origin},
     idempotency::{self, Answer, Asked, Turn},
     keys::Principal,
@@ -25,22 +35,29 @@ use crate::app::{
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// Routes that keep their callers' keys themselves, for ever and not for a day, and answer a repeat with
-/// what is true now: a decision may have moved into the sale that another was merged into.
-const KEEP_THEIR_OWN: [&str; 6] = [
+/// How long a key is at least, where many who do not know each other ask as one: a random UUID without its
+/// hyphens.
+const SHARED_KEY_BYTES_MIN: usize = 32;
+
+/// Routes whose requests name what they make, or whose keys name it for ever, so that one that was interrupted
+/// is simply carried out again.
+const REPEATABLE: [&str; 9] = [
+    "/v1/admin/affiliate/programs/{program_id}/conversions",
     "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/approve",
     "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/reject",
     "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/clawback",
     "/v1/admin/affiliate/programs/{program_id}/conversions/{id}/hold-period",
     "/v1/admin/affiliate/programs/{program_id}/payouts/run",
     "/v1/admin/sales/{id}/attribution",
+    "/v1/client/affiliate/identify",
+    "/v1/client/affiliate/touchpoint",
 ];
 
-/// Routes whose requests name what they make, so that one that was interrupted is simply carried out again.
-const REPEATABLE: [&str; 1] = ["/v1/admin/affiliate/programs/{program_id}/conversions"];
-
-/// Puts the rule around `routes`.
-pub(super) fn around(routes: OpenApiRouter<App>, app: &App) -> OpenApiRouter<App> {
+/// Puts the rule around `routes`. Who asks is who stands in the request's extensions, else the bearer.
+pub(super) fn around<S>(routes: OpenApiRouter<S>, app: &App) -> OpenApiRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
     routes.layer(middleware::from_fn_with_state(app.clone(), once))
 }
 
@@ -57,10 +74,6 @@ async fn once(State(app): State<App>, request: Request, next: Next) -> Response 
         Err(refused @ NotLetIn::Unavailable(_)) => return refused.into_response(),
     };
     let path = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str).unwrap_or_default();
-    if KEEP_THEIR_OWN.contains(&path) {
-        parts.extensions.insert(by);
-        return next.run(Request::from_parts(parts, body)).await;
-    }
     let is_repeatable = REPEATABLE.contains(&path);
     let request = Request::from_parts(parts, body);
     carry_out(&app, by, is_repeatable, request, next).await.unwrap_or_else(IntoResponse::into_response)
@@ -77,6 +90,11 @@ async fn carry_out(
     let Some(key) = key_of(&parts.headers)? else {
         return Ok(next.run(Request::from_parts(parts, body)).await);
     };
+    if by.is_shared() && key.len() < SHARED_KEY_BYTES_MIN {
+        return Err(no_key(
+            "an Idempotency-Key without an API key of one's own must be random and have 32 characters",
+        ));
+    }
     let body = body::bytes(Request::new(body)).await?;
     let fingerprint = fingerprint(&parts, &body);
     let asked = Asked { key: &key, fingerprint: &fingerprint, is_repeatable };
@@ -84,7 +102,7 @@ async fn carry_out(
         Turn::Run(claim) => claim,
         Turn::Replay(answer) => return Ok(replay(answer)),
         Turn::InFlight { retry_after_s } => return Err(in_flight(retry_after_s)),
-        Turn::Mismatch => return Err(mismatch()),
+        Turn::Mismatch => return Err(Refusal::KeyReused.into()),
         Turn::Interrupted { changes } => return Err(interrupted(&changes)),
     };
     let origin = Origin { claim: Some(claim.clone()), ..by.origin().clone() };
@@ -104,11 +122,12 @@ pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
     };
     let key = value.to_str().ok().filter(is_printable).filter(|_| values.next().is_none());
-    key.map(|key| Some(key.to_owned())).ok_or_else(|| {
-        let message = "Idempotency-Key must be 1 to 255 printable ASCII characters, given once";
-        ApiError::new(StatusCode::BAD_REQUEST, "INVALID_IDEMPOTENCY_KEY", message)
-            .with_param("Idempotency-Key")
-    })
+    key.map(|key| Some(key.to_owned()))
+        .ok_or_else(|| no_key("Idempotency-Key must be 1 to 255 printable ASCII characters, given once"))
+}
+
+fn no_key(message: &'static str) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "INVALID_IDEMPOTENCY_KEY", message).with_param("Idempotency-Key")
 }
 
 /// What tells a request from every other: method, path with query, body.
@@ -141,7 +160,8 @@ async fn keep(app: &App, claim: &Claim, response: Response) -> Response {
 }
 
 /// Whether the same request would be answered the same: it was done, or what it says cannot be done. Who
-/// may ask, how often, and trouble of ours can change, and an answer that asks to come back is none.
+/// may ask, how often, and trouble of ours can change, and an answer that asks to come back is none. Nor is
+/// one to a request under the key of another that was forgotten here: the key stays the other's.
 fn is_for_good(response: &Response) -> bool {
     let status = response.status();
     let passes = [
@@ -149,6 +169,7 @@ fn is_for_good(response: &Response) -> bool {
         StatusCode::FORBIDDEN,
         StatusCode::REQUEST_TIMEOUT,
         StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::UNPROCESSABLE_ENTITY,
         StatusCode::TOO_MANY_REQUESTS,
     ];
     (status.is_success() || status.is_client_error())
@@ -185,11 +206,6 @@ fn replay(answer: Answer) -> Response {
 fn in_flight(retry_after_s: u32) -> ApiError {
     let message = "a request with this Idempotency-Key is being carried out; send it again in a moment";
     ApiError::new(StatusCode::CONFLICT, "IDEMPOTENCY_IN_FLIGHT", message).retry_after(retry_after_s)
-}
-
-fn mismatch() -> ApiError {
-    let message = "this Idempotency-Key was sent with another request; use a new key for a new request";
-    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_MISMATCH", message)
 }
 
 fn interrupted(changes: &[(String, String)]) -> ApiError {

@@ -52,6 +52,7 @@ pub fn api(app: &App) -> OpenApiRouter {
     let public = public::routes(app.clone());
     let keyed = admin::router().merge(affiliate::router());
     let client = client::routes(app.clone());
+    // These only read, as HTTP sees it.
     let links = redirect::routes(app.clone());
     idempotency::around(keyed, app).with_state(app.clone()).merge(public).merge(client).merge(links)
 }

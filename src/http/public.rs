@@ -3,9 +3,10 @@
 use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
 use axum::{
-    Json,
-    extract::{FromRequestParts, State},
+    Extension,
+    extract::{FromRequestParts, Request, State},
     http::{StatusCode, header, request::Parts},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 use secrecy::ExposeSecret as _;
@@ -20,6 +21,8 @@ use super::{
     auth::origin,
     body::Body,
     error::ApiError,
+    idempotency,
+    once::{Once, ShownOnce},
     openapi::{
         answers::{Forbidden, TooManyRequests},
         schemas::{Email, Name},
@@ -52,7 +55,24 @@ struct Public {
 /// The routes, with the memory of who asked how often.
 pub fn routes(app: App) -> OpenApiRouter {
     let public = Public { app, signups: Arc::new(Limiter::new(EACH, CLIENTS_MAX).together(ALL)) };
-    OpenApiRouter::new().routes(routes!(sign_up)).with_state(public)
+    idempotency::around(OpenApiRouter::new().routes(routes!(sign_up)), &public.app)
+        .route_layer(middleware::from_fn_with_state(public.clone(), limited))
+        .with_state(public)
+}
+
+/// Lets a stranger in who does not ask too often, before anything of the request is written down.
+async fn limited(
+    State(public): State<Public>,
+    Client(client): Client,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    public.signups.take(network_of(client), public.app.now()).map_err(|seconds| {
+        let message = "too many signups; come back later";
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
+    })?;
+    request.extensions_mut().insert(Principal::anonymous().within(origin()));
+    Ok(next.run(request).await)
 }
 
 /// Who asks, as far as it can be known.
@@ -85,11 +105,12 @@ struct SignupRequest {
 struct SignupView {
     account: AccountView,
     organization: OrganizationView,
-    /// Shown this once.
-    key: String,
-    /// To be pasted into the configuration of an MCP client.
-    #[schema(value_type = Object)]
-    mcp_config: Value,
+    /// Shown this once; null when the request is sent again under its `Idempotency-Key`.
+    #[schema(value_type = Option<String>)]
+    key: ShownOnce<String>,
+    /// To be pasted into the configuration of an MCP client. It holds the key and is shown as often.
+    #[schema(value_type = Option<Object>)]
+    mcp_config: ShownOnce<Value>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -114,11 +135,11 @@ impl SignupView {
         Self {
             account: AccountView { id: account.id, email: account.email, name: account.name },
             organization: OrganizationView { id: organization.id, name: organization.name },
-            mcp_config: json!({"mcpServers": {"remit": {
+            mcp_config: ShownOnce(json!({"mcpServers": {"remit": {
                 "url": format!("{public_url}/mcp"),
                 "headers": {"Authorization": format!("Bearer {key}")},
-            }}}),
-            key,
+            }}})),
+            key: ShownOnce(key),
         }
     }
 }
@@ -134,18 +155,13 @@ impl SignupView {
 )]
 async fn sign_up(
     State(public): State<Public>,
-    Client(client): Client,
+    Extension(by): Extension<Principal>,
     Body(request): Body<SignupRequest>,
-) -> Result<Response, ApiError> {
+) -> Result<impl IntoResponse, ApiError> {
     let SignupRequest { email, name, organization_name } = request;
-    public.signups.take(network_of(client), public.app.now()).map_err(|seconds| {
-        let message = "too many signups; come back later";
-        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
-    })?;
-    let by = Principal::anonymous().within(origin());
     let signed_up = signup::sign_up(&public.app, &by, NewAccount { email, name, organization_name }).await?;
-    let view = SignupView::new(signed_up, &public.app.config.server.public_url);
+    let data = SignupView::new(signed_up, &public.app.config.server.public_url);
     // The answer holds a key: nothing on the way may keep it.
     let no_store = [(header::CACHE_CONTROL, "no-store")];
-    Ok((StatusCode::CREATED, no_store, Json(Data { data: view })).into_response())
+    Ok((no_store, Once(StatusCode::CREATED, Data { data })))
 }

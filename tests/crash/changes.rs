@@ -61,7 +61,7 @@ struct Change {
     again: Again,
     /// What there is more or less of once it was carried out.
     does: &'static [(&'static str, i64)],
-    /// Whether it is written down who asked. Of visitors nothing is known.
+    /// Whether it is written down who asked. A click is a row of its own.
     is_audited: bool,
 }
 
@@ -301,7 +301,7 @@ fn clicks() -> Vec<Change> {
         body,
         again: Answered(status),
         does,
-        is_audited: false,
+        is_audited: path == "identify",
     };
     vec![
         tell(

@@ -93,7 +93,7 @@ async fn death_while_an_account_is_read_again_pays_once(db: TestDb) {
         let node = payday.run.program.serve().await;
         payday.until(&node, OPEN, 0).await;
         let run = format!("{}/run", payday.payouts_path(name));
-        assert_eq!(payday.post(&node, &run, "again").await, Some(StatusCode::OK));
+        assert_eq!(payday.post(&node, &run, &format!("{name} again")).await, Some(StatusCode::OK));
         payday.until(&node, "SELECT COUNT(*) FROM job WHERE state <> 'completed'", 0).await;
         payday.assert_paid_once(name).await;
         assert_eq!(payday.sends_to(name).await, 1, "{death}");

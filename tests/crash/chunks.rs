@@ -43,6 +43,7 @@ async fn death_between_the_chunks_of_a_settlement_pays_everybody_once(db: TestDb
         let mut doomed = payday.serve_with(&[(VARIABLE, death), roles]).await;
         assert_eq!(payday.settle(&doomed, PROGRAM).await, None, "{death}");
         assert_died(&mut doomed).await;
+        payday.claims_run_out().await;
         assert_eq!(payday.number(PAYOUTS).await, reserved, "{death}");
     }
     // Nobody asks any more: the run goes on from where it stands. Its second chunk is kept, its third is not.

@@ -16,6 +16,9 @@ use super::{
     support::TestDb,
 };
 
+/// The claims of the dead come to their end.
+pub const CLAIMS_RUN_OUT: &str = "UPDATE idempotency SET leased_until_us = 0 WHERE state = 'in_flight'";
+
 pub fn tests() -> Vec<Trial> {
     on_each_engine!(
         death_of_a_request_with_a_key_makes_one_object,
@@ -125,7 +128,6 @@ async fn die_of(run: &Run, caller: &Caller, making: &Making) {
     /// However slow this machine is, the claims of the dead last.
     const LASTS: &str =
         "UPDATE idempotency SET leased_until_us = leased_until_us + 3600000000 WHERE state = 'in_flight'";
-    const IS_OVER: &str = "UPDATE idempotency SET leased_until_us = 0 WHERE state = 'in_flight'";
     let before = run.number(making.count).await;
     for (death, _) in DEATHS {
         let mut doomed = run.program.serve_with(&[(VARIABLE, death), ROLES]).await;
@@ -142,7 +144,7 @@ async fn die_of(run: &Run, caller: &Caller, making: &Making) {
         }
         first.push(answer);
     }
-    change(run, IS_OVER).await;
+    change(run, CLAIMS_RUN_OUT).await;
     for ((death, again), first) in DEATHS.into_iter().zip(first) {
         let answer = match again {
             Again::Runs | Again::Replayed => first,
@@ -210,7 +212,7 @@ async fn death_while_keys_are_forgotten_forgets_them_whole(db: TestDb) {
 }
 
 /// Changes something behind the nodes' backs.
-async fn change(run: &Run, sql: &'static str) {
+pub async fn change(run: &Run, sql: &'static str) {
     let mut tx = run.db().db.begin().await.unwrap();
     tx.q(sql).exec().await.unwrap();
     tx.commit().await.unwrap();

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    keys::CLAIMS_RUN_OUT,
     program::{LOOK_EVERY, PATIENCE, Server},
     relay::Relay,
     run::Run,
@@ -221,7 +222,7 @@ impl Payday {
         self.post_to(&base, &format!("{}/run", self.payouts_path(program)), key).await
     }
 
-    /// Asks the node to pay the affiliate; always the same request. None where it did not answer.
+    /// Asks the node to pay the affiliate; always the same request under the same key. None where it did not answer.
     pub async fn settle(&self, node: &Server, name: &str) -> Option<StatusCode> {
         self.post(node, &format!("{}/run", self.payouts_path(name)), name).await
     }
@@ -237,6 +238,12 @@ impl Payday {
     /// The leases of processes that are dead come to their end.
     pub async fn leases_run_out(&self) {
         self.change("UPDATE job SET next_attempt_at_us = 0 WHERE state = 'running'").await;
+        self.claims_run_out().await;
+    }
+
+    /// The claims of processes that are dead, on the requests that they carried out, come to their end.
+    pub async fn claims_run_out(&self) {
+        self.change(CLAIMS_RUN_OUT).await;
     }
 
     /// The pauses between attempts come to their end.

@@ -251,8 +251,7 @@ async fn death_while_a_payout_is_canceled_pays_once(db: TestDb) {
         let path = format!("{}/{}/cancel", payday.payouts_path(name), payday.payout_of(name).await);
         assert_eq!(payday.post(&doomed, &path, death).await, None, "the node died before it could answer");
         assert_died(&mut doomed).await;
-        // The claim of the dead on the request comes to its end.
-        payday.change("UPDATE idempotency SET leased_until_us = 0 WHERE state = 'in_flight'").await;
+        payday.claims_run_out().await;
         let successor = payday.serve_with(&[roles]).await;
         let expected = if death == CANCELLATION[0] { StatusCode::OK } else { StatusCode::CONFLICT };
         assert_eq!(payday.post(&successor, &path, death).await, Some(expected), "{death}");
@@ -261,7 +260,7 @@ async fn death_while_a_payout_is_canceled_pays_once(db: TestDb) {
     let node = payday.serve().await;
     for name in names {
         let again = format!("{}/run", payday.payouts_path(name));
-        assert_eq!(payday.post(&node, &again, "again").await, Some(StatusCode::OK));
+        assert_eq!(payday.post(&node, &again, &format!("{name} again")).await, Some(StatusCode::OK));
         payday.drained(&node).await;
         payday.assert_paid_once(name).await;
     }

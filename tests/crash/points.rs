@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use super::{
     harness::{on_each_engine, trial},
+    keys::{self, CLAIMS_RUN_OUT},
     program::{Server, assert_died},
     run::Run,
     support::{TestDb, node::Node, shop::intent},
@@ -318,7 +319,13 @@ async fn die_of_a_decision(run: &Run, point: Failpoint, events: &[Value]) {
     assert!(ask(&doomed).await.is_err(), "the node died before it could answer");
     assert_died(&mut doomed).await;
     let successor = run.program.serve().await;
-    assert_eq!(ask(&successor).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(ask(&successor).await.unwrap().status(), StatusCode::CONFLICT, "the dead may be at work");
+    keys::change(run, CLAIMS_RUN_OUT).await;
+    let answer = ask(&successor).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(!answer.headers().contains_key("idempotent-replayed"), "it is carried out again, and taken once");
+    let again = ask(&successor).await.unwrap();
+    assert_eq!((again.status(), again.headers().contains_key("idempotent-replayed")), (StatusCode::OK, true));
 }
 
 /// Approves an affiliate after its sale, while a node runs that dies at `point`.

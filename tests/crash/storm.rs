@@ -99,7 +99,7 @@ async fn survive(payday: &Payday, nodes: usize, seed: u64) {
     payday.pauses_end().await;
     payday.run.settled(&survivor).await;
     for program in PROGRAMS {
-        assert_eq!(payday.settle_somewhere(program, "last").await, Some(StatusCode::OK));
+        assert_eq!(payday.settle_somewhere(program, &format!("{program}_last")).await, Some(StatusCode::OK));
     }
     payday.check(&survivor).await;
     let paid = payday.number(COMPLETED).await;
@@ -152,7 +152,7 @@ async fn settle_until(payday: &Payday, enough: &Cell<bool>) {
     let mut number = 0;
     while !enough.get() {
         for program in PROGRAMS {
-            let answer = payday.settle_somewhere(program, &format!("run_{number}")).await;
+            let answer = payday.settle_somewhere(program, &format!("{program}_{number}")).await;
             // A node that is killed does not answer; what it began is gone on with by the others.
             assert!(matches!(answer, None | Some(StatusCode::OK)), "{answer:?}");
         }

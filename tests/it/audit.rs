@@ -1,18 +1,14 @@
 //! The audit log: every change that somebody asks for, who may read of it, and that nothing is taken back.
+//! Whoever walks all changes also asks for each of them again, see [`crate::support::repeated`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::{
-    body::Body,
-    http::{Method, Request, header},
-};
-use http_body_util::BodyExt as _;
+use axum::http::{Method, header};
 use remit::app::{
     events,
     keys::{KeyKind, Principal},
 };
 use serde_json::{Value, json};
-use tower::ServiceExt as _;
 
 use super::{
     paying::{earn, fault, sends},
@@ -21,19 +17,18 @@ use super::{
         api::{self, Api, MASTER_KEY, PROGRAMS, id_of, rows},
         bank::Bank,
         on_each_engine,
+        repeated::{self, Change},
+        site::client_key,
     },
 };
 
-/// The routes of the API that change something, as `METHOD path`. Those of the receiver take what providers
-/// tell: their log is the inbox. Those of the client API take clicks: their log is the touchpoints. A preview
-/// changes nothing.
+/// The routes of the API that change something, or could as HTTP sees it, as `METHOD path`. Those of the
+/// receiver take what providers tell: its log is the inbox, and its keys are the providers' ids of events.
 async fn changing_routes(api: &Api) -> BTreeSet<String> {
     let (_, document) = api.call("", Method::GET, "/openapi.json", &Value::Null).await;
     let mut found = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
-        let is_logged_elsewhere = ["/webhooks/", "/v1/client/"].iter().any(|prefix| path.starts_with(prefix))
-            || path.ends_with("/preview");
-        for method in methods.as_object().unwrap().keys().filter(|_| !is_logged_elsewhere) {
+        for method in methods.as_object().unwrap().keys().filter(|_| !path.starts_with("/webhooks/")) {
             if !["get", "head", "options", "parameters"].contains(&method.as_str()) {
                 found.insert(format!("{} {path}", method.to_uppercase()));
             }
@@ -43,7 +38,7 @@ async fn changing_routes(api: &Api) -> BTreeSet<String> {
     found
 }
 
-/// Asks for one change after another and looks for its row.
+/// Asks for one change after another, for each again and again, and looks for its one row.
 struct Walk {
     api: Api,
     /// Who asks, and the kind of their key.
@@ -54,8 +49,30 @@ struct Walk {
 
 impl Walk {
     /// Asks for a change by `route`, with `ids` in the place of its parameters, and gives what is answered.
-    /// The newest row must tell of it as `action`.
+    /// One row more must tell of it, as `action`.
     async fn changes(&mut self, route: &str, ids: &[&str], body: Value, action: &str) -> Value {
+        let before = self.rows().await.len();
+        let request_id = format!("walk-{before}");
+        let data = self.asks(route, ids, &body, &request_id).await;
+        let rows = self.rows().await;
+        assert_eq!(rows.len(), before + 1, "{route} leaves one row");
+        let row = rows.iter().find(|row| row["request_id"] == json!(request_id)).unwrap();
+        assert_eq!((&row["action"], &row["actor_kind"]), (&json!(action), &json!(self.by.1)), "{route}");
+        assert!(row["idempotency_id"].as_str().unwrap().starts_with("idem_"), "{row}");
+        let actor = row["actor"].as_str().unwrap();
+        assert!(actor.starts_with("key_") || actor == self.by.1, "{row}");
+        data
+    }
+
+    /// Asks for what leaves no row, as [`Self::changes`].
+    async fn leaves_none(&mut self, route: &str, ids: &[&str], body: Value) -> Value {
+        let before = self.rows().await.len();
+        let data = self.asks(route, ids, &body, "leaves-none").await;
+        assert_eq!(self.rows().await.len(), before, "{route} leaves no row");
+        data
+    }
+
+    async fn asks(&mut self, route: &str, ids: &[&str], body: &Value, request_id: &str) -> Value {
         let (method, template) = route.split_once(' ').unwrap();
         let mut path = String::new();
         let mut ids = ids.iter();
@@ -63,29 +80,31 @@ impl Walk {
             path.push('/');
             path.push_str(if part.starts_with('{') { ids.next().unwrap() } else { part });
         }
-        let before = self.rows().await.len();
-        let request = Request::builder()
-            .method(Method::from_bytes(method.as_bytes()).unwrap())
-            .uri(&path)
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.by.0))
-            .header("x-request-id", format!("walk-{before}"))
-            .body(if body.is_null() { Body::empty() } else { Body::from(body.to_string()) })
-            .unwrap();
-        let response = self.api.router.clone().oneshot(request).await.unwrap();
-        let status = response.status();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        let mut answer: Value = serde_json::from_slice(&bytes).unwrap();
-        assert!(status.is_success(), "{route}: {status} {answer}");
-
-        let rows = self.rows().await;
-        assert_eq!(rows.len(), before + 1, "{route} leaves one row");
-        let row = rows.iter().find(|row| row["request_id"] == json!(format!("walk-{before}"))).unwrap();
-        assert_eq!(row["action"], json!(action), "{route}");
-        assert_eq!((&row["actor_kind"], &row["idempotency_id"]), (&json!(self.by.1), &Value::Null));
-        let actor = row["actor"].as_str().unwrap();
-        assert!(actor.starts_with("key_") || actor == self.by.1, "{row}");
+        let who = match self.by.1 {
+            "client" => ("x-api-key", self.by.0.clone()),
+            _ => (header::AUTHORIZATION.as_str(), format!("Bearer {}", self.by.0)),
+        };
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let change = Change { method, path: &path, who, body, request_id };
+        let mut answer = repeated::ask_again_and_again(&self.api, &change).await;
         self.taken.insert(route.to_owned());
         answer["data"].take()
+    }
+
+    /// What the website of a program asks, and what it tells of its visitors: they are clicks until they sign
+    /// in.
+    async fn website(&mut self, project: &str, program: &str) {
+        let question = json!({ "gross_amount_cents": 9_900, "currency": "usd" });
+        let route = "POST /v1/admin/affiliate/programs/{program_id}/preview";
+        self.leaves_none(route, &[program], question).await;
+        let operator = self.by.clone();
+        self.by = (client_key(&self.api, project).await, "client");
+        let click = json!({ "code": "ANN", "anonymous_id": "anon_hunter2" });
+        self.leaves_none("POST /v1/client/affiliate/touchpoint", &[], click).await;
+        let person = json!({ "anonymous_id": "anon_hunter2", "subject_ref": "dan@example.com" });
+        let route = "POST /v1/client/affiliate/identify";
+        self.changes(route, &[], person, "visitor.identified").await;
+        self.by = operator;
     }
 
     /// What joins an affiliate to programs, by the owner and by themself. Gives the secrets that were shown.
@@ -177,7 +196,7 @@ async fn api_of(bank: &Bank) -> Api {
 }
 
 on_each_engine! {
-    async fn every_route_that_changes_something_leaves_a_row(db: TestDb) {
+    async fn every_route_that_changes_something_leaves_one_row_however_often_it_is_asked(db: TestDb) {
         let bank = Bank::open_with(&db, &[("REMIT_SECRETS__MASTER_KEY", MASTER_KEY)]).await;
         let api = api_of(&bank).await;
         let by = (api.operator.clone(), "operator");
@@ -225,6 +244,7 @@ on_each_engine! {
             let body = if verb == "hold" { json!({ "reason": "to be looked at" }) } else { nothing() };
             walk.changes(&route, &[&program, &enrolled[who]], body, &format!("enrollment.{action}")).await;
         }
+        walk.website(&project, &program).await;
         let secrets = walk.affiliate_side(&owner, &program, &enrolled[0]).await;
         let mut conversions = Vec::new();
         for order in ["order_1", "order_2"] {
@@ -278,7 +298,7 @@ on_each_engine! {
         assert_eq!(walk.taken, changing_routes(&walk.api).await, "each route that changes something is walked here");
         let all = Value::from(walk.rows().await).to_string();
         assert!(secrets.iter().all(|secret| secret.len() > 20 && !all.contains(secret)), "a secret is in the log");
-        for secret in ["hunter2", "jo@", "ANN@", "cat@", approver.split('_').nth(3).unwrap()] {
+        for secret in ["hunter2", "jo@", "ANN@", "cat@", "dan@", approver.split('_').nth(3).unwrap()] {
             assert!(!all.contains(secret), "{secret} is in the log");
         }
         assert!(all.contains("j***@example.com"));

@@ -10,8 +10,16 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http_body_util::BodyExt as _;
 use remit::{
-    app::{process, receive, release},
-    domain::ids::{EndpointId, ProjectId},
+    app::{
+        Refusal,
+        decide::{self, OnConversion},
+        keys::authenticate,
+        process, receive, release,
+    },
+    domain::{
+        commission::{ClawbackReason, DecisionKind},
+        ids::{ConversionId, EndpointId, ProgramId, ProjectId},
+    },
     providers,
     store::inbox::{self, EventSource},
 };
@@ -172,6 +180,13 @@ fn refunded(intent: &str, amount: i64) -> Value {
             "created": NOW.as_secs(), "metadata": {},
         }},
     })
+}
+
+/// The day of every key is over.
+async fn forget_keys(api: &Api) {
+    let mut tx = api.app.db.begin().await.unwrap();
+    tx.q("DELETE FROM idempotency").exec().await.unwrap();
+    tx.commit().await.unwrap();
 }
 
 on_each_engine! {
@@ -483,31 +498,36 @@ on_each_engine! {
         assert_eq!(shop.balance(&api).await, (1_980 + 2_000, 0));
 
         let fraud = |amount: i64| json!({"reason": "fraud", "amount_cents": amount});
-        let mismatch = Err((409, "IDEMPOTENCY_MISMATCH".to_owned()));
+        let mismatch = Err((422, "IDEMPOTENCY_MISMATCH".to_owned()));
+        shop.decide(&api, &loser, "clawback", "ticket-7", fraud(500)).await.unwrap();
+        // Within the day of the key, and after it.
         for _ in 0..2 {
+            for (conversion, verb, body) in [
+                (&loser, "clawback", fraud(400)),
+                (&loser, "clawback", json!({"reason": "fraud"})),
+                (&loser, "clawback", json!({"reason": "refund", "amount_cents": 500})),
+                (&loser, "clawback", json!({"reason": "fraud", "amount_cents": 500, "note": "other words"})),
+                (&loser, "reject", Value::Null),
+                (&survivor, "clawback", fraud(500)),
+            ] {
+                let answer = shop.decide(&api, conversion, verb, "ticket-7", body.clone()).await;
+                assert_eq!(answer, mismatch, "{verb} {body}");
+            }
             let clawed = shop.decide(&api, &loser, "clawback", "ticket-7", fraud(500)).await.unwrap();
             assert_eq!((&clawed["id"], &clawed["clawed_minor"]), (&json!(loser), &json!(500)));
+            assert_eq!(shop.balance(&api).await, (1_980 + 1_500, 0));
+            forget_keys(&api).await;
         }
-        for (conversion, body) in [
-            (&loser, fraud(400)),
-            (&loser, json!({"reason": "fraud"})),
-            (&loser, json!({"reason": "refund", "amount_cents": 500})),
-            (&loser, json!({"reason": "fraud", "amount_cents": 500, "note": "other words"})),
-            (&survivor, fraud(500)),
-        ] {
-            let answer = shop.decide(&api, conversion, "clawback", "ticket-7", body.clone()).await;
-            assert_eq!(answer, mismatch, "{body}");
-        }
-        assert_eq!(shop.balance(&api).await, (1_980 + 1_500, 0));
 
         // One payment after all: 2000 for the provider's amount, less the 500.
         shop.deliver(&api, &pays_order("pi_1", 10_000, "order_1")).await;
         assert_eq!(shop.balance(&api).await, (1_500, 0));
         for conversion in [&loser, &survivor] {
-            let again = shop.decide(&api, conversion, "clawback", "ticket-7", fraud(500)).await.unwrap();
-            assert_eq!(again["id"], json!(survivor), "the conversion that carries it now");
             let other = shop.decide(&api, conversion, "clawback", "ticket-7", fraud(400)).await;
             assert_eq!(other, mismatch);
+            let again = shop.decide(&api, conversion, "clawback", "ticket-7", fraud(500)).await.unwrap();
+            assert_eq!(again["id"], json!(survivor), "the conversion that carries it now");
+            forget_keys(&api).await;
         }
         assert_eq!(shop.balance(&api).await, (1_500, 0));
 
@@ -525,13 +545,24 @@ on_each_engine! {
         }
         let conversions = shop.data(&api, &shop.path("conversions")).await;
         let ids = [0, 1].map(|row| id_of(&conversions[row]));
-        let body = json!({"reason": "fraud", "amount_cents": 500});
-        let decide = |row: usize| shop.decide(&api, &ids[row], "clawback", "ticket-7", body.clone());
-        let answers: [Result<Value, (u16, String)>; 4] =
-            tokio::join!(decide(0), decide(1), decide(0), decide(1)).into();
+        let by = authenticate(&api.app, &shop.key).await.unwrap();
+        let program = ProgramId::parse(&shop.program).unwrap();
+        // Behind the routes, whose own memory of keys lets one through at a time.
+        let decide = async |row: usize| {
+            let what = OnConversion {
+                kind: DecisionKind::Clawback,
+                reason: Some(ClawbackReason::Fraud),
+                amount: Some(500),
+                note: None,
+                idempotency_key: Some("ticket-7".to_owned()),
+            };
+            let conversion = ConversionId::parse(&ids[row]).unwrap();
+            decide::decide_conversion(&api.app, &by, &program, &conversion, what).await
+        };
+        let answers: [Result<_, Refusal>; 4] = tokio::join!(decide(0), decide(1), decide(0), decide(1)).into();
         let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
         assert_eq!((taken.len(), refused.len()), (2, 2), "{taken:?} {refused:?}");
-        assert!(refused.iter().all(|answer| *answer == Err((409, "IDEMPOTENCY_MISMATCH".to_owned()))), "{refused:?}");
+        assert!(refused.iter().all(|answer| matches!(answer, Err(Refusal::KeyReused))), "{refused:?}");
         assert_eq!(shop.balance(&api).await, (3_500, 0));
     }
 

@@ -1,4 +1,5 @@
-//! Requests sent again under their Idempotency-Key: by one caller or many, at once or after a crash.
+//! Requests sent again under their Idempotency-Key: by one caller or many, at once or after a crash. Every
+//! route is asked again by `audit`, and settlements by `payouts_api`.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +29,10 @@ use crate::support::{
     TestDb,
     api::{Api, PROGRAMS, id_of, key, rows},
     on_each_engine,
+    site::{Site, TOUCHPOINT},
 };
+
+const SIGNUP: &str = "/v1/public/affiliate/signup";
 
 /// An answer, whole.
 #[derive(Debug, PartialEq)]
@@ -95,6 +99,13 @@ async fn lose_the_answer(api: &Api, changed: bool) {
         SET state = 'in_flight', status = NULL, content_type = NULL, body = NULL, changed = $1";
     let mut tx = api.app.db.begin().await.unwrap();
     assert_eq!(tx.q(LOSE).bind(changed).exec().await.unwrap(), 1);
+    tx.commit().await.unwrap();
+}
+
+/// The day of every key is over.
+async fn forget(api: &Api) {
+    let mut tx = api.app.db.begin().await.unwrap();
+    tx.q("DELETE FROM idempotency").exec().await.unwrap();
     tx.commit().await.unwrap();
 }
 
@@ -274,6 +285,78 @@ on_each_engine! {
         assert_eq!(again.json()["data"]["id"], first.json()["data"]["id"]);
         let (_, list) = api.call(&tenant, Method::GET, &conversions, &Value::Null).await;
         assert_eq!(list["data"].as_array().unwrap().len(), 1);
+    }
+
+    async fn a_decision_that_was_interrupted_is_answered_as_it_would_have_been(db: TestDb) {
+        let site = Site::open(&db.db, json!({ "approval_mode": "manual" })).await;
+        let api = &site.api;
+        site.report("order_1", json!({ "code": "ann" })).await;
+        let (_, list) = api.call(&site.key, Method::GET, &site.path("conversions"), &Value::Null).await;
+        let conversion = id_of(&list["data"][0]);
+        let fraud = json!({ "reason": "fraud", "amount_cents": 5 });
+        for (verb, body) in [("clawback", &fraud), ("approve", &Value::Null)] {
+            let path = site.path(&format!("conversions/{conversion}/{verb}"));
+            let ask = async || send(api, &site.key, Method::POST, &path, verb, body).await;
+            let first = ask().await;
+            assert_eq!(first.status, StatusCode::OK, "{first:?}");
+            lose_the_answer(api, true).await;
+            assert_eq!(ask().await.refusal(), code(409, "IDEMPOTENCY_IN_FLIGHT"));
+            api.clock.advance_secs(LEASE_S + 1);
+            let again = ask().await;
+            assert_eq!((again.is_replayed(), &again.body), (false, &first.body), "{verb}");
+            assert!(ask().await.is_replayed());
+            // After the day it is nothing new either.
+            api.clock.advance_secs(KEPT_S);
+            let late = ask().await;
+            assert_eq!((late.is_replayed(), &late.body), (false, &first.body), "{verb}");
+            forget(api).await;
+        }
+        let decided = rows(&db.db, "SELECT COUNT(*), kind FROM decision GROUP BY kind ORDER BY kind").await;
+        assert_eq!(decided, [(1, "approve".to_owned()), (1, "clawback".to_owned())]);
+    }
+
+    async fn a_key_of_strangers_is_long_and_nobody_elses_request_is_answered_under_it(db: TestDb) {
+        let site = Site::open(&db.db, json!({})).await;
+        let api = &site.api;
+        let random = "7f3b1c5e9a2d4f60b8c7d6e5f4a39281";
+        let ada = json!({ "email": "ada@x.org", "name": "Ada" });
+        let click = json!({ "code": "ann", "anonymous_id": "v" });
+        for (path, body) in [(SIGNUP, &ada), (TOUCHPOINT, &click)] {
+            let ask = async |under: &str, body: &Value| {
+                let request = Request::post(path).header("x-api-key", &site.client).header("idempotency-key", under);
+                let response = api.router.clone().oneshot(request.body(Body::from(body.to_string())).unwrap()).await.unwrap();
+                let (parts, body) = response.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                Answer { status: parts.status, headers: parts.headers, body }
+            };
+            let short = ask(&random[1..], body).await;
+            assert_eq!(short.refusal(), code(400, "INVALID_IDEMPOTENCY_KEY"), "{path}");
+            let first = ask(random, body).await;
+            assert_eq!((first.status, first.is_replayed()), (StatusCode::CREATED, false), "{path}");
+            assert!(ask(random, body).await.is_replayed(), "{path}");
+            let mut other = body.clone();
+            other["name"] = json!("Eve");
+            let refused = ask(random, &other).await;
+            assert_eq!(refused.refusal(), code(422, "IDEMPOTENCY_MISMATCH"), "{path}");
+            assert!(!String::from_utf8_lossy(&refused.body).contains("ada"), "{path}");
+        }
+        // The key of one kind of strangers is not the key of another, nor of those with an API key.
+        assert_eq!(stored(api).await, 2);
+        assert_eq!(post(api, PROGRAMS, random, &program("One")).await.status, StatusCode::CREATED);
+        let kept: Vec<Vec<u8>> =
+            db.db.read().await.unwrap().q("SELECT body FROM idempotency").scalars().await.unwrap();
+        assert!(!String::from_utf8(kept.concat()).unwrap().contains("rk_"));
+    }
+
+    async fn strangers_who_ask_too_often_leave_no_keys(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        for number in 0..20 {
+            let request = Request::post(SIGNUP).header("idempotency-key", format!("{number:032}"));
+            let answer = api.router.clone().oneshot(request.body(Body::from("{}")).unwrap()).await.unwrap();
+            let expected = if number < 5 { StatusCode::BAD_REQUEST } else { StatusCode::TOO_MANY_REQUESTS };
+            assert_eq!(answer.status(), expected, "{number}");
+        }
+        assert_eq!(stored(&api).await, 5);
     }
 
     async fn who_has_lost_the_claim_changes_nothing(db: TestDb) {

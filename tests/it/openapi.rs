@@ -69,12 +69,20 @@ async fn every_route_says_who_may_call_it_and_every_change_can_be_repeated() {
     for (at, operation) in operations(&description.document) {
         let is_public = operation["security"] == json!([]);
         assert_eq!(is_public, operation["responses"]["401"].is_null(), "{at}");
-        let can_repeat = operation["parameters"]
-            .as_array()
-            .is_some_and(|all| all.contains(&json!({"$ref": "#/components/parameters/IdempotencyKey"})));
-        // What a website tells is the same however often it tells it.
-        let is_told = operation["security"] == json!([{"clientKey": []}]);
-        assert_eq!(can_repeat, !is_public && !is_told && !at.starts_with("get "), "{at}");
+        let can_repeat = |key: &str| {
+            let key = json!({"$ref": format!("#/components/parameters/{key}")});
+            operation["parameters"].as_array().is_some_and(|all| all.contains(&key))
+        };
+        // Strangers share a key of nobody's and the one of a website.
+        let is_shared = is_public || operation["security"] == json!([{"clientKey": []}]);
+        let is_change = !["get ", "options "].iter().any(|method| at.starts_with(method));
+        // An event has its provider's own id.
+        let is_change = is_change && !at.contains(" /webhooks/");
+        assert_eq!(can_repeat("IdempotencyKey"), is_change && !is_shared, "{at}");
+        assert_eq!(can_repeat("RandomIdempotencyKey"), is_change && is_shared, "{at}");
+        for status in ["409", "422"] {
+            assert!(!is_change || operation["responses"][status].is_object(), "{at}: {status}");
+        }
     }
 }
 

@@ -1,18 +1,29 @@
 //! Settling and payouts over the API: shapes, scopes, what each key sees, and what stops them.
 
-use axum::http::{Method, StatusCode};
+use std::collections::BTreeSet;
+
+use axum::{
+    body::Body,
+    http::{Method, Request, StatusCode, header},
+};
+use http_body_util::BodyExt as _;
 use remit::{
-    app::keys::{self, KeyKind, NewKey, Principal},
+    app::{
+        idempotency::{KEPT_S, LEASE_S},
+        keys::{self, KeyKind, NewKey, Principal},
+    },
     clock::ManualClock,
     domain::ids::{InstanceId, OrganizationId},
     store::instance,
 };
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tower::ServiceExt as _;
 
 use super::support::{
     TestDb,
-    api::{self, Api, PROGRAMS},
+    api::{self, Api, PROGRAMS, rows},
     node::Node,
     on_each_engine,
     shop::{Shop, charge},
@@ -62,6 +73,15 @@ impl Office {
         let (status, mut answer) = self.call(method, path, body).await;
         assert_eq!(status, StatusCode::OK, "{path}: {answer}");
         answer["data"].take()
+    }
+
+    /// The request for a run under an Idempotency-Key.
+    fn run_under(&self, key: &str, body: &str) -> Request<Body> {
+        Request::post(format!("{}/payouts/run", self.program()))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.api.operator))
+            .header("idempotency-key", key)
+            .body(Body::from(body.to_owned()))
+            .unwrap()
     }
 
     async fn refusal(&self, key: &str, method: Method, path: &str, body: &Value) -> (u16, String) {
@@ -201,6 +221,81 @@ on_each_engine! {
         assert_eq!(office.data(Method::POST, &unhold, &Value::Null).await["holds"], json!([]));
         let run = office.data(Method::POST, &format!("{}/payouts/run", office.program()), &json!({})).await;
         assert_eq!(run["payouts"].as_array().unwrap().len(), 1);
+    }
+
+    async fn fifty_runs_asked_for_at_once_under_one_key_are_one_run(db: TestDb) {
+        let office = Office::open(&db, LIVE).await;
+        let mut asked = JoinSet::new();
+        for _ in 0..50 {
+            let (router, request) = (office.api.router.clone(), office.run_under("november", "{}"));
+            asked.spawn(async move { router.oneshot(request).await.unwrap() });
+        }
+        let mut shown = BTreeSet::new();
+        for answer in asked.join_all().await {
+            let (parts, body) = answer.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            if parts.status == StatusCode::OK {
+                shown.insert(body);
+                continue;
+            }
+            let answer: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!((parts.status, &answer["error"]["code"]), (StatusCode::CONFLICT, &json!("IDEMPOTENCY_IN_FLIGHT")));
+            assert!(parts.headers.contains_key(header::RETRY_AFTER));
+        }
+        assert_eq!(shown.len(), 1, "one answer: {shown:?}");
+        let runs = "SELECT COUNT(*), state FROM payout_run GROUP BY state";
+        assert_eq!(rows(&db.db, runs).await, [(1, "completed".to_owned())]);
+        assert_eq!(rows(&db.db, "SELECT COUNT(*), state FROM payout GROUP BY state").await, [(1, "pending".to_owned())]);
+    }
+
+    async fn a_run_is_one_under_its_key_whatever_stops_it(db: TestDb) {
+        const INTERRUPT: &str = "UPDATE idempotency SET state = 'in_flight', status = NULL, content_type = NULL, body = NULL";
+        const AGAIN: &str = "UPDATE payout_run SET state = 'running', completed_at_us = NULL, last_enrollment = 'par_zz'";
+        let office = Office::open(&db, LIVE).await;
+        let ask = async |body: &str| {
+            let request = office.run_under("november", body);
+            let (parts, body) = office.api.router.clone().oneshot(request).await.unwrap().into_parts();
+            let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+            let code = body["error"]["code"].as_str().unwrap_or("none").to_owned();
+            (parts.status.as_u16(), code, parts.headers.contains_key("idempotent-replayed"), body["data"].clone())
+        };
+        let refused = |status: u16, code: &str| (status, code.to_owned(), false, Value::Null);
+        let change = async |sql: &'static str| {
+            let mut tx = db.db.begin().await.unwrap();
+            tx.q(sql).exec().await.unwrap();
+            tx.commit().await.unwrap();
+        };
+        // What was stopped before it began, and what was only shown, are not kept from being done.
+        let pause = async |on: bool| {
+            let body = if on { json!({ "reason": "a look" }) } else { Value::Null };
+            let verb = if on { "pause" } else { "resume" };
+            office.data(Method::POST, &format!("/v1/admin/payouts/{verb}"), &body).await;
+        };
+        pause(true).await;
+        assert_eq!(ask("{}").await, refused(503, "PAYOUTS_PAUSED"));
+        pause(false).await;
+        let (status, _, _, done) = ask("{}").await;
+        assert_eq!((status, done["payouts"].as_array().unwrap().len()), (200, 1));
+        assert_eq!(ask("{}").await, (200, "none".to_owned(), true, done.clone()));
+        assert_eq!(ask(r#"{"dry_run": true}"#).await, refused(422, "IDEMPOTENCY_MISMATCH"));
+
+        // Its node died with the run half way, and payouts are paused when it is asked for again.
+        change(INTERRUPT).await;
+        change(AGAIN).await;
+        assert_eq!(ask("{}").await, refused(409, "IDEMPOTENCY_IN_FLIGHT"));
+        office.api.clock.advance_secs(LEASE_S + 1);
+        pause(true).await;
+        assert_eq!(ask("{}").await, refused(503, "PAYOUTS_PAUSED"));
+        pause(false).await;
+        assert_eq!(ask("{}").await, (200, "none".to_owned(), false, done.clone()));
+        assert_eq!(ask("{}").await, (200, "none".to_owned(), true, done.clone()));
+
+        // After the day of the key it is the same run still, and no other one.
+        office.api.clock.advance_secs(KEPT_S);
+        assert_eq!(ask(r#"{"as_of": "2025-01-01T00:00:00Z"}"#).await, refused(422, "IDEMPOTENCY_MISMATCH"));
+        assert_eq!(ask("{}").await, (200, "none".to_owned(), false, done));
+        assert_eq!(rows(&db.db, "SELECT COUNT(*), state FROM payout_run GROUP BY state").await, [(1, "completed".to_owned())]);
+        assert_eq!(rows(&db.db, "SELECT COUNT(*), state FROM payout GROUP BY state").await, [(1, "pending".to_owned())]);
     }
 
     async fn a_closed_gate_and_a_pause_answer_503_and_plans_go_on(db: TestDb) {

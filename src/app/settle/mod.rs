@@ -135,8 +135,8 @@ impl From<SettleError> for Refusal {
 ///
 /// # Errors
 /// [`Refusal::Unavailable`] while payouts are switched off (`PAYOUTS_NOT_ENABLED`) or paused
-/// (`PAYOUTS_PAUSED`); a run that was begun goes on when they are resumed. [`Refusal::Conflict`] with
-/// `IDEMPOTENCY_MISMATCH` when the key was used with another time.
+/// (`PAYOUTS_PAUSED`); a run that was begun goes on when they are resumed. [`Refusal::KeyReused`] when the
+/// key was used with another time.
 pub async fn run(app: &App, by: &Principal, request: &Request) -> Result<Settlement, Refusal> {
     by.require(Scope::Settle)?;
     let owner =
@@ -157,10 +157,7 @@ pub async fn run(app: &App, by: &Principal, request: &Request) -> Result<Settlem
     };
     let begun = begin(app, by, &owner, &run).await?;
     if request.as_of.is_some_and(|asked| asked != begun.as_of) {
-        return Err(Refusal::conflict(
-            "IDEMPOTENCY_MISMATCH",
-            "this Idempotency-Key has begun a settlement as of another time; use a new key for a new one",
-        ));
+        return Err(Refusal::KeyReused);
     }
     loop {
         match step(app, &begun.id).await? {

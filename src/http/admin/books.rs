@@ -419,7 +419,7 @@ async fn decide(
     ok(decide::decide_conversion(app, by, &program, &conversion, what).await?.into())
 }
 
-/// The caller's own key of a request that keeps it for ever.
+/// The caller's own key of a request whose decision or run is named by it for ever.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     idempotency::key_of(headers)
 }

@@ -1,13 +1,13 @@
 //! `/v1/admin/affiliate/programs/{program_id}/enrollments` and `…/invites` (seed S0, "Enroll affiliates").
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Answer, Created, Data, created, id, ok};
+use super::{Answer, Data, id, ok};
 use crate::{
     app::{
         App, Refusal,
@@ -20,6 +20,7 @@ use crate::{
         time::Timestamp,
     },
     http::{
+        Once, ShownOnce,
         body::Body,
         error::ApiError,
         openapi::{
@@ -184,21 +185,25 @@ impl From<EnrollmentDetails> for EnrollmentView {
 struct EnrolledView {
     #[serde(flatten)]
     enrollment: EnrollmentView,
-    /// Shown this once, for whoever reads the address; null for an organization that exists.
-    invite_token: Option<String>,
+    /// Shown this once, for whoever reads the address; null for an organization that exists, and when the
+    /// request is sent again under its `Idempotency-Key`.
+    #[schema(value_type = Option<String>)]
+    invite_token: ShownOnce<Option<String>>,
 }
 
 impl EnrolledView {
     fn new(enrollment: EnrollmentDetails, token: Option<&SecretString>) -> Self {
         let invite_token = token.map(|token| token.expose_secret().to_owned());
-        Self { enrollment: enrollment.into(), invite_token }
+        Self { enrollment: enrollment.into(), invite_token: ShownOnce(invite_token) }
     }
 }
 
-impl From<Enrolled> for EnrolledView {
-    fn from(enrolled: Enrolled) -> Self {
-        Self::new(enrolled.enrollment, enrolled.token.as_ref())
-    }
+type EnrolledOnce = Result<Once<Data<EnrolledView>>, ApiError>;
+
+#[expect(clippy::unnecessary_wraps, reason = "it ends handlers, which all may fail")]
+fn enrolled(enrolled: Enrolled) -> EnrolledOnce {
+    let data = EnrolledView::new(enrolled.enrollment, enrolled.token.as_ref());
+    Ok(Once(StatusCode::CREATED, Data { data }))
 }
 
 /// Lets an affiliate join, by organization or by e-mail address.
@@ -214,8 +219,8 @@ async fn create(
     by: Principal,
     Named(program): Named<ProgramId>,
     Body(request): Body<EnrollmentRequest>,
-) -> Created<EnrolledView> {
-    created(enrollments::create(&app, &by, &program, request.read()?).await?.into())
+) -> EnrolledOnce {
+    enrolled(enrollments::create(&app, &by, &program, request.read()?).await?)
 }
 
 /// Asks an affiliate to join; it accepts with a key of its own, or with the token that goes to the address.
@@ -231,9 +236,9 @@ async fn invite(
     by: Principal,
     Named(program): Named<ProgramId>,
     Body(request): Body<InviteRequest>,
-) -> Created<EnrolledView> {
+) -> EnrolledOnce {
     let new = EnrollmentRequest::from(request).read()?;
-    created(enrollments::create(&app, &by, &program, new).await?.into())
+    enrolled(enrollments::create(&app, &by, &program, new).await?)
 }
 
 /// The enrollments of a program, newest first.
@@ -298,9 +303,9 @@ async fn renew_token(
     State(app): State<App>,
     by: Principal,
     Named((program, enrollment)): Both,
-) -> Answer<Data<EnrolledView>> {
+) -> EnrolledOnce {
     let (enrollment, token) = invites::renew_token(&app, &by, &program, &enrollment).await?;
-    ok(EnrolledView::new(enrollment, Some(&token)))
+    Ok(Once(StatusCode::OK, Data { data: EnrolledView::new(enrollment, Some(&token)) }))
 }
 
 /// Lets an affiliate in who applied or was suspended.

@@ -8,15 +8,17 @@ mod touchpoints;
 use std::sync::Arc;
 
 use axum::{
-    extract::{FromRequestParts, Request},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::Response,
 };
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{
+    auth::origin,
     error::ApiError,
+    idempotency,
     rate::{Limiter, Rate},
 };
 use crate::app::{
@@ -50,47 +52,63 @@ pub fn routes(app: App) -> OpenApiRouter {
     let limits =
         Limits { keys: Limiter::new(OF_KEY, CALLERS_MAX), visitors: Limiter::new(OF_VISITOR, CALLERS_MAX) };
     let client = Client { app, limits: Arc::new(limits) };
-    touchpoints::router().layer(middleware::from_fn(any_origin)).with_state(client)
+    idempotency::around(touchpoints::router(), &client.app)
+        .route_layer(middleware::from_fn_with_state(client.clone(), let_in))
+        .layer(middleware::from_fn(any_origin))
+        .with_state(client)
 }
 
 impl Client {
-    /// Refuses a key, or a visitor of it, that says too much.
+    /// Refuses a visitor of a key that says too much.
     fn limit(&self, by: &Principal, visitors: [Option<&str>; 2]) -> Result<(), ApiError> {
         let now = self.app.now();
-        let key = by.actor().to_owned();
-        let mut allowed = self.limits.keys.take(key.clone(), now);
+        let key = by.actor();
+        let mut allowed = Ok(());
         for visitor in visitors.into_iter().flatten() {
             // Longer than any id: refused later, and not kept in mind.
             if visitor.len() <= 1_000 {
-                allowed =
-                    allowed.and_then(|()| self.limits.visitors.take((key.clone(), visitor.to_owned()), now));
+                allowed = allowed
+                    .and_then(|()| self.limits.visitors.take((key.to_owned(), visitor.to_owned()), now));
             }
         }
-        allowed.map_err(|seconds| {
-            let message = "too many requests; come back later";
-            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
-        })
+        allowed.map_err(too_many)
     }
 }
 
-/// Who holds the key in `X-Api-Key`.
-struct KeyHolder(Principal);
+fn too_many(seconds: u32) -> ApiError {
+    let message = "too many requests; come back later";
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
+}
 
-impl FromRequestParts<Client> for KeyHolder {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, client: &Client) -> Result<Self, ApiError> {
-        let refused = || {
-            let message = "send a valid client key as `X-Api-Key: rk_client_…`";
-            ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", message)
-        };
-        let key = api_key(&parts.headers).ok_or_else(refused)?;
-        let by = authenticate(&client.app, key).await.map_err(|error| match error {
-            AuthError::Unauthenticated => refused(),
-            AuthError::Store(error) => Refusal::Store(error).into(),
-        })?;
-        Ok(Self(by))
+/// Lets in who holds a key, as [`Principal`] in the extensions, unless the key says too much. That is asked
+/// before anything of the request is written down.
+async fn let_in(
+    State(client): State<Client>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    // A browser asks whether it may ask without the key that it would ask with.
+    if request.method() == Method::OPTIONS {
+        return Ok(next.run(request).await);
     }
+    let by = holder(&client.app, request.headers()).await?;
+    client.limits.keys.take(by.actor().to_owned(), client.app.now()).map_err(too_many)?;
+    request.extensions_mut().insert(by);
+    Ok(next.run(request).await)
+}
+
+/// Who holds the key in `X-Api-Key`.
+async fn holder(app: &App, headers: &HeaderMap) -> Result<Principal, ApiError> {
+    let refused = || {
+        let message = "send a valid client key as `X-Api-Key: rk_client_…`";
+        ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", message)
+    };
+    let key = api_key(headers).ok_or_else(refused)?;
+    let found = authenticate(app, key).await.map_err(|error| match error {
+        AuthError::Unauthenticated => refused(),
+        AuthError::Store(error) => Refusal::Store(error).into(),
+    })?;
+    Ok(found.within(origin()))
 }
 
 /// The one `X-Api-Key` header.
@@ -109,11 +127,12 @@ async fn any_origin(request: Request, next: Next) -> Response {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     if is_preflight {
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
-        let allowed = HeaderValue::from_static("x-api-key, content-type");
+        let allowed = HeaderValue::from_static("x-api-key, content-type, idempotency-key");
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     } else {
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
+        let shown = HeaderValue::from_static("retry-after, idempotent-replayed");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, shown);
     }
     response
 }

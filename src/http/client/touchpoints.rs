@@ -1,7 +1,7 @@
 //! `/v1/client/affiliate/touchpoint` and `/v1/client/affiliate/identify` (seed S0, "In-app link").
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Client, KeyHolder};
+use super::Client;
 use crate::{
-    app::touchpoints::{self, NewClick},
+    app::{
+        keys::Principal,
+        touchpoints::{self, NewClick},
+    },
     domain::{
         ids::{ProgramId, TouchpointId},
         time::Timestamp,
@@ -22,7 +25,7 @@ use crate::{
         body::Body,
         error::ApiError,
         openapi::{
-            answers::{Conflict, TooManyRequests},
+            answers::TooManyRequests,
             schemas::{ReferralCode, VisitorId},
         },
     },
@@ -75,7 +78,7 @@ struct TouchpointView {
 )]
 async fn record(
     State(client): State<Client>,
-    KeyHolder(by): KeyHolder,
+    Extension(by): Extension<Principal>,
     Body(request): Body<ClickRequest>,
 ) -> Result<Response, ApiError> {
     client.limit(&by, [request.anonymous_id.as_deref(), request.subject_ref.as_deref()])?;
@@ -125,11 +128,11 @@ struct Identified {
     security(("clientKey" = [])),
     request_body = IdentifyRequest,
     responses((status = 200, description = "Who is who.", body = Data<Identified>),
-        (status = 409, response = Conflict), (status = 429, response = TooManyRequests))
+        (status = 429, response = TooManyRequests))
 )]
 async fn identify(
     State(client): State<Client>,
-    KeyHolder(by): KeyHolder,
+    Extension(by): Extension<Principal>,
     Body(request): Body<IdentifyRequest>,
 ) -> Result<Json<Data<Identified>>, ApiError> {
     let IdentifyRequest { anonymous_id, subject_ref } = request;

@@ -13,7 +13,12 @@ const REFUSALS: &[(&str, &str, &str)] = &[
     ("403", "Forbidden", "The key may not do this."),
     ("404", "NotFound", "There is no such object, or it belongs to somebody else."),
     ("408", "RequestTimeout", "The body took too long to arrive."),
-    ("409", "Conflict", "It contradicts what is there, or the same request is still under way."),
+    (
+        "409",
+        "Conflict",
+        "It contradicts what is there, or the same request is still under way: then there is a \
+        `Retry-After`.",
+    ),
     ("413", "PayloadTooLarge", "The body is too large."),
     ("415", "UnsupportedEncoding", "The body is encoded, and this route takes it plain."),
     ("422", "IdempotencyMismatch", "The Idempotency-Key was used with another request."),
@@ -34,7 +39,7 @@ pub(super) fn components() -> Value {
             "description": description,
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}},
         });
-        if matches!(*status, "429" | "503") {
+        if matches!(*status, "409" | "429" | "503") {
             response["headers"] = json!({"Retry-After": {
                 "description": "Seconds to wait, where that is known.",
                 "schema": {"type": "integer", "minimum": 1},
@@ -48,15 +53,32 @@ pub(super) fn components() -> Value {
     Value::Object(REFUSALS.iter().map(refusal).collect())
 }
 
-/// The header that makes a change safe to repeat.
-pub(super) fn idempotency_key() -> Value {
+/// The header that makes a change safe to repeat: of those with an API key of their own, and of the others,
+/// for `components.parameters`.
+pub(super) fn idempotency_keys() -> Value {
+    let key = |least: u8, description: &str| {
+        json!({
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": false,
+            "description": format!("{description} The same request with the same key is carried out once, and \
+                is answered the same for 24 hours."),
+            "schema": {"type": "string", "minLength": least, "maxLength": 255, "pattern": "^[ -~]+$"},
+        })
+    };
     json!({
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": false,
-        "description": "1 to 255 printable ASCII characters of the caller's own. The same request with the \
-            same key is carried out once.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+        "IdempotencyKey": key(1, "1 to 255 printable ASCII characters of the caller's own."),
+        "RandomIdempotencyKey": key(32, "32 to 255 printable ASCII characters, chosen at random, such as a UUID: \
+            strangers share this route."),
+    })
+}
+
+/// The header of an answer that was given before.
+pub(super) fn replayed() -> Value {
+    json!({
+        "description": "The answer is the one that the same request under this `Idempotency-Key` was given. \
+            What is shown once is null.",
+        "schema": {"type": "string", "const": "true"},
     })
 }
 
@@ -81,8 +103,6 @@ refusals! {
     NotFound
     /// 408 of a route whose bodies may come slowly.
     RequestTimeout
-    /// 409 of a route that is no change under an `Idempotency-Key`.
-    Conflict
     /// 413 of a route that reads its body by itself.
     PayloadTooLarge
     /// 415.

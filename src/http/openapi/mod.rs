@@ -89,7 +89,7 @@ fn finish(document: &mut Value) {
             "description": "A key of kind `client` (`rk_cl_…`), for web pages of one project.",
         },
     });
-    document["components"]["parameters"] = json!({ "IdempotencyKey": answers::idempotency_key() });
+    document["components"]["parameters"] = answers::idempotency_keys();
     document["components"]["responses"] = answers::components();
     let paths = document["paths"].as_object_mut();
     for (path, item) in paths.into_iter().flatten() {
@@ -131,11 +131,12 @@ fn finish_operation(path: &str, method: &str, operation: &mut Value) {
     if is_public {
         operation["security"] = json!([]);
     }
-    // What a website tells is the same however often it tells it, and its key is everybody's.
-    let is_told = operation["security"] == json!([{"clientKey": []}]);
-    let is_change = !is_public && !is_told && method != "get";
+    let is_shared = is_public || operation["security"] == json!([{"clientKey": []}]);
+    // An event that a provider tells has an id of the provider's.
+    let is_change = !matches!(method, "get" | "options") && !path.starts_with("/webhooks/");
     if is_change && let Some(parameters) = list(operation, "parameters") {
-        parameters.push(json!({"$ref": "#/components/parameters/IdempotencyKey"}));
+        let name = if is_shared { "RandomIdempotencyKey" } else { "IdempotencyKey" };
+        parameters.push(json!({"$ref": format!("#/components/parameters/{name}")}));
     }
     let has_body = operation.get("requestBody").is_some();
     if has_body {
@@ -165,6 +166,8 @@ fn finish_operation(path: &str, method: &str, operation: &mut Value) {
                 .entry(status)
                 .or_insert_with(|| json!({"$ref": format!("#/components/responses/{name}")}));
         }
+        let done = responses.iter_mut().filter(|(status, _)| is_change && status.starts_with('2'));
+        done.for_each(|(_, response)| response["headers"]["Idempotent-Replayed"] = answers::replayed());
     }
 }
 

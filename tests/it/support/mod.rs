@@ -13,6 +13,7 @@ pub mod old;
 pub mod pg;
 pub mod program;
 pub mod proxy;
+pub mod repeated;
 pub mod shop;
 pub mod site;
 pub mod test_db;
