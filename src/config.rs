@@ -19,7 +19,7 @@ use std::{
 };
 
 use base64::Engine as _;
-pub use mail::{Mail, Security};
+pub use mail::{InviteUrl, Mail, Security};
 use secrecy::{SecretBox, SecretString};
 
 /// Where Stripe's API lives unless a test says otherwise.
@@ -98,6 +98,8 @@ pub const KEYS: &[Key] = &[
     key("programs.public_signup", "true"),
     Key { name: "mail.url", default: None, shown: Shown::Url },
     Key { name: "mail.from", default: None, shown: Shown::Plain },
+    Key { name: "mail.ca_file", default: None, shown: Shown::Plain },
+    Key { name: "mail.invite_url", default: None, shown: Shown::Plain },
     key("mail.timeout_s", "30"),
     key("log.format", "text"),
     key("log.filter", "info,sqlx=warn,sqlx::postgres::notice=warn,hyper=warn"),
