@@ -98,12 +98,12 @@ on_each_engine! {
         let Some(post) = Post::open(&db, &json!({})).await else { return };
         post.earn("x").await;
         post.server.set(Mode::Recipient(451));
-        let parked = mail("parked", "put_off_451");
+        let parked = || mail("parked", "put_off_451");
         for _ in 0..80 {
             send(post.app()).await;
             post.advance(HOUR_S);
         }
-        assert_eq!(post.mails().await, [parked.clone()]);
+        assert_eq!(post.mails().await, [parked()]);
         assert_eq!(desk::retry_all(post.app(), &Principal::console()).await.unwrap(), 1);
         assert!(!unsent(post.app()).await, "it waits since now");
         for _ in 0..48 {
@@ -116,7 +116,7 @@ on_each_engine! {
             send(post.app()).await;
             post.advance(HOUR_S);
         }
-        assert_eq!(post.mails().await, [parked]);
+        assert_eq!(post.mails().await, [parked()]);
     }
 
     async fn all_that_were_given_up_are_tried_again_and_no_others(db: TestDb) {
