@@ -25,7 +25,7 @@ use secrecy::{SecretBox, SecretString};
 
 pub use self::{
     keys::{KEYS, Key, Shown},
-    mail::{Mail, Security},
+    mail::{InviteUrl, Mail, Security},
     network::Network,
     problems::{ConfigError, Problem, Setting, Source},
 };

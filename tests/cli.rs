@@ -212,6 +212,8 @@ fn commands_that_read_create_no_database() {
         &["keys", "list"],
         &["findings", "list"],
         &["audit", "list"],
+        &["mail", "list"],
+        &["mail", "retry", "--all"],
         &["replay", "."],
     ] {
         let ran = bench.run(arguments).ends_with(1);
@@ -254,6 +256,10 @@ fn what_cannot_be_understood_is_a_usage_error() {
             "rk",
         ],
         &["jobs", "resolve", "int_1", "--not-executed", "--evidence", "too short", "--approver", "rk"],
+        &["mail", "list", "--state", "unknown"],
+        &["mail", "retry"],
+        &["mail", "retry", "mail_1", "--all"],
+        &["mail", "retry", "job_1"],
         &["keys", "create", "--kind", "root"],
         &["keys", "create", "--kind", "operator", "--scopes", "everything"],
         &["keys", "create", "--kind", "organization"],
@@ -590,6 +596,7 @@ fn completions_name_every_command() {
         "payouts",
         "events",
         "jobs",
+        "mail",
         "keys",
         "endpoints",
         "doctor",
@@ -597,6 +604,59 @@ fn completions_name_every_command() {
     ];
     for command in commands {
         assert!(script.contains(command), "{command}");
+    }
+}
+
+#[test]
+fn mails_that_were_given_up_are_listed_masked_and_tried_again() {
+    let bench = Bench::with_affiliates();
+    bench.tamper(&[
+        "INSERT INTO mail (id, topic, enrollment_id, state, reason, attempts, epoch, created_at_us,
+            finished_at_us)
+        SELECT 'mail_' || key, 'commissions', (SELECT MIN(id) FROM enrollment), value, 'refused_550', 1, 1,
+            1767225600000000 + key, 1767225600000009
+        FROM json_each('[\"completed\", \"parked\", \"parked\", \"parked\"]')",
+    ]);
+    let list = |arguments: &[&str]| bench.json(&[&["mail", "list"], arguments].concat(), 0);
+    let ids = |rows: &Value| -> Vec<String> {
+        rows.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let given_up = list(&["--state", "parked"]);
+    assert_eq!(ids(&given_up), ["mail_3", "mail_2", "mail_1"]);
+    assert_eq!(ids(&list(&["--limit", "2"])), ["mail_3", "mail_2"]);
+    assert_eq!(ids(&list(&["--cursor", "mail_2"])), ["mail_1", "mail_0"]);
+    let address = &bench.column(
+        "SELECT o.email FROM organization o JOIN enrollment e ON e.organization_id = o.id
+        ORDER BY e.id LIMIT 1",
+    )[0];
+    let to = given_up[0]["to"].as_str().unwrap();
+    assert!(to.contains("***@") && to != address, "{to}");
+    assert!(!bench.run(&["mail", "list"]).err.contains('@'));
+
+    let one = bench.json(&["mail", "retry", "mail_1"], 0);
+    assert_eq!(
+        (&one["id"], &one["state"], &one["attempts"]),
+        (&json!("mail_1"), &json!("available"), &json!(0))
+    );
+    let again = bench.run(&["mail", "retry", "mail_1"]).ends_with(1);
+    assert!(again.err.contains("mail_1 is available, and only parked ones are tried again"), "{}", again.err);
+    bench.run(&["mail", "retry", "mail_9"]).ends_with(1);
+    assert_eq!(bench.json(&["mail", "retry", "--all"], 0), json!({"retried": 2}));
+    assert_eq!(bench.json(&["mail", "retry", "--all"], 0), json!({"retried": 0}));
+    assert_eq!(list(&["--state", "parked"]), json!([]));
+    assert!(bench.run(&["mail", "list"]).err.contains("`mail.url` is not set here"));
+}
+
+#[test]
+fn a_file_of_authorities_that_holds_none_is_named_at_the_start() {
+    let bench = Bench::migrated();
+    bench.write("empty.pem", "");
+    for (file, what) in [("missing.pem", "cannot be read"), ("empty.pem", "must hold certificates in PEM")] {
+        let mut serve = bench.command(&["serve"]);
+        serve.env("REMIT_MAIL__URL", "smtps://mail.example.com").env("REMIT_MAIL__FROM", "a@example.com");
+        serve.env("REMIT_SERVER__LISTEN", "127.0.0.1:0").env("REMIT_SERVER__OPS_LISTEN", "127.0.0.1:0");
+        let ran = Ran::of(serve.env("REMIT_MAIL__CA_FILE", file).output().unwrap()).ends_with(2);
+        assert!(ran.err.contains("`mail.ca_file`") && ran.err.contains(what), "{}", ran.err);
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::{collections::HashMap, io, path::Path, time::Duration};
 
-use remit::config::{Config, ConfigError, KEYS, LogFormat, Network, Role, Source};
-use secrecy::ExposeSecret;
+use remit::config::{Config, ConfigError, KEYS, LogFormat, Network, Role, Security, Source};
+use secrecy::{ExposeSecret, SecretString};
 
 const MASTER_KEY_HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const MASTER_KEY_BASE64: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -277,6 +277,8 @@ fn neither_debug_nor_the_settings_show_a_secret() {
             ("REMIT_PADDLE__WEBHOOK_SECRETS", "pdl_ntfset_hunter2"),
             ("REMIT_STRIPE__SECRET_KEY", "sk_test_hunter2"),
             ("REMIT_SECRETS__MASTER_KEY", MASTER_KEY_HEX),
+            ("REMIT_MAIL__URL", "smtps://remit:hunter2@mail.example.com"),
+            ("REMIT_MAIL__FROM", "partners@example.com"),
         ],
     )
     .unwrap();
@@ -286,6 +288,7 @@ fn neither_debug_nor_the_settings_show_a_secret() {
     let shown = |key| config.settings().iter().find(|setting| setting.key == key).unwrap().value.clone();
     assert_eq!(shown("database.url").as_deref(), Some("postgres://remit:***@db.internal/remit"));
     assert_eq!(shown("stripe.secret_key").as_deref(), Some("(set)"));
+    assert_eq!(shown("mail.url").as_deref(), Some("smtps://remit:***@mail.example.com"));
     assert_eq!(shown("stripe.api_base").as_deref(), Some("https://api.stripe.com"));
     assert_eq!(config.settings().len(), KEYS.len());
     let text = format!("{:?}", config.settings());
@@ -346,4 +349,130 @@ fn a_public_address_is_one_that_strangers_can_use() {
     assert!(message.contains("names `proxy`"), "{message}");
     let config = load("", &[("REMIT_SERVER__TRUSTED_PROXIES", "10.0.0.0/8, ::1")]).unwrap();
     assert_eq!(config.server.trusted_proxies.len(), 2);
+}
+
+/// What mail needs beside the server's address.
+const MAIL: [(&str, &str); 2] =
+    [("REMIT_MAIL__FROM", "Partners <partners@example.com>"), ("REMIT_SECRETS__MASTER_KEY", MASTER_KEY_HEX)];
+
+#[test]
+fn the_address_of_the_mail_server_says_how_it_is_reached_and_who_logs_in() {
+    for (url, host, port, security, login) in [
+        ("smtps://mail.example.com", "mail.example.com", 465, Security::Implicit, None),
+        ("smtp://mail.example.com/", "mail.example.com", 587, Security::StartTls, None),
+        ("smtp://mail.example.com:2525?tls=none", "mail.example.com", 2525, Security::None, None),
+        ("smtp://localhost", "localhost", 25, Security::None, None),
+        ("smtp://[::1]:1025", "::1", 1025, Security::None, None),
+        (
+            "smtps://a%40b:x%3Ay@mail.example.com\n",
+            "mail.example.com",
+            465,
+            Security::Implicit,
+            Some(("a@b", "x:y")),
+        ),
+        ("smtp://a:b@127.0.0.1", "127.0.0.1", 25, Security::None, Some(("a", "b"))),
+    ] {
+        let config = load("", &[&[("REMIT_MAIL__URL", url)][..], &MAIL].concat()).unwrap();
+        let mail = config.mail.unwrap();
+        assert_eq!((&*mail.host, mail.port, mail.security), (host, port, security), "{url}");
+        let found = mail.login.as_ref().map(|(user, password)| (&**user, password.expose_secret()));
+        assert_eq!(found, login, "{url}");
+        assert_eq!(mail.from.to_string(), "Partners <partners@example.com>");
+        assert_eq!((mail.timeout, mail.ca_file, mail.invite_url), (Duration::from_secs(30), None, None));
+    }
+    assert!(load("", &MAIL).unwrap().mail.is_none(), "nothing is sent without a server");
+}
+
+#[test]
+fn a_mail_setting_that_will_not_do_says_why_and_what_to_do_and_shows_no_password() {
+    const SERVER: &str = "set it to one such as `smtps://user:password@mail.example.com`";
+    const TEMPLATE: &str =
+        "set it to one such as `https://partners.example.com/join#token={token}`, or unset it";
+    let server = ("REMIT_MAIL__URL", "smtps://remit:hunter2@mail.example.com");
+    for (name, value, what, remedy) in [
+        (
+            server.0,
+            "https://hunter2@x.org",
+            "is not an address that begins with `smtp://` or `smtps://`",
+            SERVER,
+        ),
+        (server.0, "mail.example.com", "is not an address that begins with `smtp://` or `smtps://`", SERVER),
+        (server.0, "smtp:hunter2", "names no mail server", SERVER),
+        (server.0, "smtps://x.org/hunter2", "goes on after the server's name and port", SERVER),
+        (server.0, "smtps://x.org#hunter2", "goes on after the server's name and port", SERVER),
+        (
+            server.0,
+            "smtp://x.org?tls=hunter2",
+            "ends with a parameter that is not `tls=none`, or has it and begins with `smtps://`",
+            "remove the parameter",
+        ),
+        (
+            server.0,
+            "smtps://x.org?tls=none",
+            "ends with a parameter that is not `tls=none`, or has it and begins with `smtps://`",
+            "remove the parameter",
+        ),
+        (server.0, "smtps://:hunter2@x.org", "has a user without a password, or the reverse", SERVER),
+        (server.0, "smtps://hunter2@x.org", "has a user without a password, or the reverse", SERVER),
+        (server.0, "smtps://a:hunter2%ff@x.org", "has a user or password that is not UTF-8 text", SERVER),
+        (
+            server.0,
+            "smtp://a:hunter2@x.org?tls=none",
+            "would send its password to another machine without encryption",
+            "remove `tls=none`, or the user and password",
+        ),
+        (
+            "REMIT_MAIL__FROM",
+            "partners",
+            "is `partners`, not an e-mail address",
+            "set it to the sender, such as `Partners <partners@example.com>`",
+        ),
+        (
+            "REMIT_MAIL__TIMEOUT_S",
+            "0",
+            "is `0`, not a whole number from 1 to 300",
+            "set it to a whole number",
+        ),
+        ("REMIT_MAIL__CA_FILE", "", "is empty", "set it to a path, or unset it"),
+    ] {
+        let message = refusal("", &[&[server][..], &MAIL, &[(name, value)]].concat());
+        assert!(message.contains(&format!("`{name}` {what}; {remedy}")), "{value}: {message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+    for value in [
+        "https://partners.example.com/join",
+        "https://{token}.example.com/",
+        "https://{token}@example.com/",
+        "https://partners.example.com/jo in?token={token}",
+        "http://partners.example.com/?token={token}",
+        "partners.example.com/{token}",
+        "mailto:{token}",
+    ] {
+        let message = refusal("", &[&[server][..], &MAIL, &[("REMIT_MAIL__INVITE_URL", value)]].concat());
+        let what = "is not an https address with `{token}` in its path, query or fragment";
+        assert!(
+            message.contains(&format!("`REMIT_MAIL__INVITE_URL` {what}; {TEMPLATE}")),
+            "{value}: {message}"
+        );
+    }
+    // What is missing is told together.
+    let error = load("", &[server]).unwrap_err().to_string();
+    assert!(error.contains("`mail.from` is not set, and `mail.url` is; set it to the sender"), "{error}");
+    assert!(error.contains("`secrets.master_key` is not set, and `mail.url` is: it seals"), "{error}");
+}
+
+#[test]
+fn an_invitation_is_opened_where_the_operator_says() {
+    let token = SecretString::from("inv_abc");
+    for (template, link) in [
+        ("https://x.org/join#token={token}", "https://x.org/join#token=inv_abc"),
+        ("https://x.org/{token}/?again={token}", "https://x.org/inv_abc/?again=inv_abc"),
+        ("http://localhost:3000/?t={token}", "http://localhost:3000/?t=inv_abc"),
+    ] {
+        let server = ("REMIT_MAIL__URL", "smtp://localhost");
+        let further = [("REMIT_MAIL__INVITE_URL", template), ("REMIT_MAIL__CA_FILE", "/etc/ca.pem")];
+        let mail = load("", &[&[server][..], &MAIL, &further].concat()).unwrap().mail.unwrap();
+        assert_eq!(mail.invite_url.unwrap().with(&token).expose_secret(), link);
+        assert_eq!(mail.ca_file.as_deref(), Some(Path::new("/etc/ca.pem")));
+    }
 }

@@ -180,7 +180,7 @@ fn masked(id: &str) -> String {
 const SECRET_PREFIXES: [&str; 5] = ["rk_", "whsec_", "sk_live_", "sk_test_", "pdl_"];
 
 /// The text with every e-mail address in it masked, or nothing of it where it is a secret.
-fn without_personal_data(text: &str) -> String {
+pub(super) fn without_personal_data(text: &str) -> String {
     if SECRET_PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
         return REDACTED.to_owned();
     }

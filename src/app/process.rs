@@ -141,6 +141,10 @@ enum Claim {
 /// # Errors
 /// [`StoreError`] when the database cannot be reached; nothing is lost and nothing is half done.
 pub async fn step(app: &App) -> Result<Worked, StoreError> {
+    // Most often there is nothing, and a look disturbs nobody.
+    if !inbox::is_any_due(&mut app.db.read().await?, app.now()).await? {
+        return Ok(Worked::default());
+    }
     let configured = i64::from(app.config.process.batch_events);
     let one_writer = app.db.engine().has_one_writer();
     let limit = if one_writer { configured.min(EVENTS_MAX_OF_ONE_WRITER) } else { configured };

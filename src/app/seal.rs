@@ -1,4 +1,5 @@
-//! Seals what must not be readable in the database: endpoint secrets (`rulings.md` 22).
+//! Seals what must not be readable in the database: endpoint secrets (`rulings.md` 22), and the tokens of
+//! invitations until they are sent.
 //!
 //! `ChaCha20-Poly1305` (RFC 8439) under the configured master key. A sealed value is bound to the place
 //! it is stored at, so a value that was moved to another row or column does not open. Rotating the master
@@ -81,7 +82,7 @@ pub enum SealError {
 /// For values of more than 256 GiB.
 pub fn seal(key: &MasterKey, place: Place<'_>, plain: &[u8]) -> Vec<u8> {
     // Random nonces repeat with a chance of 1 in 2^32 after some 2^32 values. There is one value per
-    // endpoint.
+    // endpoint and per invitation.
     let mut nonce = [0_u8; NONCE_LEN];
     super::fill_random(&mut nonce);
     let mut sealed = plain.to_vec();

@@ -214,7 +214,11 @@ pub async fn run_gauges(app: App, stop: CancellationToken) {
     }
 }
 
-async fn refresh_gauges(app: &App) -> Result<(), StoreError> {
+/// Sets every gauge to what the database shows now.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer; some gauges are then as they were.
+pub async fn refresh_gauges(app: &App) -> Result<(), StoreError> {
     let mut conn = app.db.read().await?;
     let counts = inbox::count_by_state(&mut conn).await?;
     for state in InboxState::ALL {

@@ -13,6 +13,7 @@ mod explain;
 mod findings;
 mod jobs;
 mod keys;
+mod mail;
 mod migrate;
 mod node;
 mod output;
@@ -86,6 +87,9 @@ enum Command {
     /// Look at the work on payouts and charges, and end doubts about them
     #[command(subcommand)]
     Jobs(jobs::Command),
+    /// Look at the mails to affiliates, and have some tried again
+    #[command(subcommand)]
+    Mail(mail::Command),
     /// Show why a commission is what it is: rule, base, rounding, and every event behind it
     Explain(explain::Args),
     /// Make and revoke API keys

@@ -10,12 +10,13 @@ use clap::{CommandFactory as _, Parser as _};
 use super::{
     Cli, Command, audit,
     context::{Context, UsageError},
-    demo, doctor, endpoints, events, explain, findings, jobs, keys, migrate, payouts, replay, sandbox, serve,
-    settle,
+    demo, doctor, endpoints, events, explain, findings, jobs, keys, mail, migrate, payouts, replay, sandbox,
+    serve, settle,
 };
 use crate::{
     app::{Refusal, demo::DemoError, replay::ReplayError},
     config::ConfigError,
+    mail::MailerError,
     store::StoreError,
     telemetry::TelemetryError,
 };
@@ -72,6 +73,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Payouts(command) => payouts::run(&Context::load(&global)?, command).await,
         Command::Events(command) => events::run(&Context::load(&global)?, command).await,
         Command::Jobs(command) => jobs::run(&Context::load(&global)?, command).await,
+        Command::Mail(command) => mail::run(&Context::load(&global)?, command).await,
         Command::Explain(args) => explain::run(&Context::load(&global)?, &args).await,
         Command::Keys(command) => keys::run(&Context::load(&global)?, command).await,
         Command::Endpoints(command) => endpoints::run(&Context::load(&global)?, command).await,
@@ -99,7 +101,7 @@ fn report(error: &anyhow::Error) -> Exit {
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {
-    if error.is::<ConfigError>() || error.is::<UsageError>() {
+    if error.is::<ConfigError>() || error.is::<UsageError>() || error.is::<MailerError>() {
         return Exit::Usage;
     }
     if let Some(TelemetryError::Filter(_)) = error.downcast_ref() {

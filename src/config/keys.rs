@@ -78,6 +78,8 @@ pub const KEYS: &[Key] = &[
     key("programs.public_signup", "true"),
     Key { name: "mail.url", default: None, shown: Shown::Url },
     Key { name: "mail.from", default: None, shown: Shown::Plain },
+    Key { name: "mail.ca_file", default: None, shown: Shown::Plain },
+    Key { name: "mail.invite_url", default: None, shown: Shown::Plain },
     key("mail.timeout_s", "30"),
     key("log.format", "text"),
     key("log.filter", "info,sqlx=warn,sqlx::postgres::notice=warn,hyper=warn"),

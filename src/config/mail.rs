@@ -1,10 +1,10 @@
 //! `[mail]`: the server that takes our mail, and in whose name it is sent. Nothing is connected here.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use lettre::message::Mailbox;
 use percent_encoding::percent_decode_str;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{layers::Layers, values::is_loopback};
 
@@ -32,23 +32,84 @@ pub struct Mail {
     pub login: Option<(String, SecretString)>,
     /// The sender, with or without a name.
     pub from: Mailbox,
+    /// PEM file with certificates that the server's may be signed by, beside those that this machine trusts.
+    pub ca_file: Option<PathBuf>,
+    /// Where an invitation is accepted; none: at the API, as the mail then explains.
+    pub invite_url: Option<InviteUrl>,
     /// Longest wait for connecting and for each mail.
     pub timeout: Duration,
 }
 
+/// The address of a page of the operator's that takes an invitation's token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InviteUrl(String);
+
+impl InviteUrl {
+    /// Reads an address with `{token}` in its path, query or fragment. Whoever has a token can use it, so the
+    /// address is https, or on this machine.
+    fn parse(text: &str) -> Option<Self> {
+        let [one, other] = ["inv_a", "inv_b"].map(|token| {
+            let url = reqwest::Url::parse(&text.replace(TOKEN, token)).ok()?;
+            let is_safe = url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url);
+            let is_plain = url.username().is_empty() && url.password().is_none();
+            (is_safe && is_plain && url.has_host()).then_some(url)
+        });
+        let (one, other) = one.zip(other)?;
+        let holds_token = one != other && one.origin() == other.origin();
+        let is_one_word = !text.chars().any(|c| c.is_whitespace() || c.is_control());
+        (holds_token && is_one_word).then(|| Self(text.to_owned()))
+    }
+
+    /// The address of one invitation. Whoever has it can accept it.
+    #[must_use]
+    pub fn with(&self, token: &SecretString) -> SecretString {
+        SecretString::from(self.0.replace(TOKEN, token.expose_secret()))
+    }
+}
+
 const URL: &str = "mail.url";
 const FROM: &str = "mail.from";
+const CA_FILE: &str = "mail.ca_file";
+const INVITE_URL: &str = "mail.invite_url";
+const MASTER_KEY: &str = "secrets.master_key";
+
+/// Stands for the token in the address of an invitation.
+const TOKEN: &str = "{token}";
 
 impl Layers<'_> {
     /// The whole section; none where no server is set.
     pub(super) fn mail(&mut self) -> Option<Mail> {
         let timeout = self.seconds("mail.timeout_s", 300);
         let text = self.text(URL)?.trim_end_matches(['\n', '\r']).to_owned();
-        // Both are looked at, so that all problems are told together.
+        // All are looked at, so that all problems are told together.
         let server = self.mail_server(&text);
         let from = self.mail_from();
+        let ca_file = self.path(CA_FILE);
+        let invite_url = self.invite_url();
+        if self.text(MASTER_KEY).is_none() {
+            let what =
+                format!("is not set, and `{URL}` is: it seals the tokens of invitations until they are sent");
+            self.reject(
+                MASTER_KEY,
+                what,
+                "make one with `openssl rand -hex 32` and keep a copy in a safe place",
+            );
+        }
         let (host, port, security, login) = server?;
-        Some(Mail { host, port, security, login, from: from?, timeout })
+        Some(Mail { host, port, security, login, from: from?, ca_file, invite_url, timeout })
+    }
+
+    fn invite_url(&mut self) -> Option<InviteUrl> {
+        let text = self.text(INVITE_URL)?.to_owned();
+        let url = InviteUrl::parse(&text);
+        if url.is_none() {
+            self.reject(
+                INVITE_URL,
+                format!("is not an https address with `{TOKEN}` in its path, query or fragment"),
+                "set it to one such as `https://partners.example.com/join#token={token}`, or unset it",
+            );
+        }
+        url
     }
 
     fn mail_from(&mut self) -> Option<Mailbox> {

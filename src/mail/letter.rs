@@ -1,10 +1,11 @@
 //! What a letter says, in plain text and in HTML. The words are in `templates/mail`.
 //!
 //! Names come from strangers: the HTML templates escape every value, and [`Reader::new`] makes each name one
-//! line without characters that change how a line is read. A letter holds no link, no image and nothing
-//! that tells the sender whether it was opened.
+//! line without characters that change how a line is read. A letter holds no image and nothing that tells
+//! the sender whether it was opened, and no link but that of an invitation.
 
 use askama::Template;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::domain::{
     money::Money,
@@ -97,11 +98,27 @@ pub struct Balance {
     pub payable: Money,
 }
 
+/// How an enrollment is taken over that was made for the address.
+#[derive(Clone, Debug)]
+pub enum Invitation {
+    /// By opening an address that holds the token.
+    Link(SecretString),
+    /// By handing the token to the API.
+    Token {
+        /// The token.
+        token: SecretString,
+        /// Where the API is, without a trailing slash.
+        api: String,
+        /// Whether a key can be had there without asking anybody.
+        has_signup: bool,
+    },
+}
+
 /// What a letter tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Letter {
-    /// Where the enrollment stands now.
-    Enrollment(EnrollmentStatus),
+    /// Where the enrollment stands now, and how it is taken over where the reader has yet to do so.
+    Enrollment(EnrollmentStatus, Option<Invitation>),
     /// What happened to commissions, and what the reader has now.
     Commissions {
         /// What happened.
@@ -127,8 +144,8 @@ pub enum Letter {
     },
 }
 
-/// A letter, ready to be put into a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A letter, ready to be put into a message. It may hold the token of an invitation.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Content {
     /// One line.
     pub subject: String,
@@ -143,6 +160,7 @@ struct Words {
     subject: String,
     opening: String,
     lines: Vec<String>,
+    link: Option<String>,
     closing: String,
 }
 
@@ -175,13 +193,17 @@ impl Letter {
     fn words(&self, reader: &Reader) -> Words {
         let Reader { program, owner, .. } = reader;
         match self {
-            Self::Enrollment(status) => enrollment_words(*status, program, owner),
+            Self::Enrollment(status, None) => enrollment_words(*status, program, owner),
+            Self::Enrollment(status, Some(invitation)) => {
+                enrollment_words(*status, program, owner).with(invitation, owner)
+            }
             Self::Commissions { lines, balances } => Words {
                 subject: format!("Your commissions in {program}"),
                 opening: format!(
                     "This is what happened to your commissions in the affiliate program {program}:"
                 ),
                 lines: lines.iter().map(|line| format!("{}.", line.text())).collect(),
+                link: None,
                 closing: balances.iter().map(Balance::text).collect::<Vec<String>>().join(" "),
             },
             Self::PayoutCompleted { due, fee, sent, reversed } => {
@@ -198,6 +220,7 @@ impl Letter {
                         "A payout of your earnings in the affiliate program {program} was sent:"
                     ),
                     lines,
+                    link: None,
                     closing: "When it reaches your bank depends on your payment provider.".to_owned(),
                 }
             }
@@ -208,6 +231,7 @@ impl Letter {
                      your payment provider does not let your account receive money."
                 ),
                 lines: vec![format!("Waiting: {sent}.")],
+                link: None,
                 closing:
                     "Complete what your payment provider asks you for. The payout is then sent by itself, \
                           and nothing of it is lost meanwhile."
@@ -258,13 +282,49 @@ fn enrollment_words(status: EnrollmentStatus, program: &str, owner: &str) -> Wor
             "New sales earn you nothing until that ends. What you have earned before stays yours.",
         ),
     };
-    Words { subject, opening, lines: Vec::new(), closing: closing.to_owned() }
+    Words { subject, opening, lines: Vec::new(), link: None, closing: closing.to_owned() }
+}
+
+impl Words {
+    /// With how the enrollment is taken over. Who only reads over a shoulder must not be able to.
+    fn with(mut self, invitation: &Invitation, owner: &str) -> Self {
+        match invitation {
+            Invitation::Link(link) => {
+                self.opening.push_str(
+                    " To take it up, open the address below. It is for you alone: whoever has it can take your place.",
+                );
+                self.link = Some(link.expose_secret().to_owned());
+            }
+            Invitation::Token { token, api, has_signup } => {
+                let token = token.expose_secret();
+                self.opening.push_str(
+                    " To take it up, you need the token below. It is for you alone: whoever has it can take your place.",
+                );
+                self.lines.push(format!("Your token: {token}"));
+                self.lines.push(if *has_signup {
+                    format!(
+                        "Get a key, unless you have one: curl {api}/v1/public/affiliate/signup \
+                         -d '{{\"email\": \"YOUR ADDRESS\", \"name\": \"YOUR NAME\"}}'"
+                    )
+                } else {
+                    format!("Get a key, unless you have one: {owner} gives it to you.")
+                });
+                self.lines.push(format!(
+                    "Hand in the token: curl {api}/v1/affiliate/me/invites/accept \
+                     -H 'Authorization: Bearer YOUR KEY' -d '{{\"token\": \"{token}\"}}'"
+                ));
+            }
+        }
+        self
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::money::Currency;
+
+    const TOKEN: &str = "inv_0123456789";
 
     fn usd(minor: i64) -> Money {
         Money { minor, currency: Currency::parse("usd").unwrap() }
@@ -276,7 +336,7 @@ mod tests {
         lines.extend(Why::ALL.iter().map(|why| line(Change::TakenBack, Some(*why))));
         let balances = vec![Balance { held: usd(100), payable: usd(-700) }];
         let mut letters: Vec<Letter> =
-            EnrollmentStatus::ALL.iter().copied().map(Letter::Enrollment).collect();
+            EnrollmentStatus::ALL.iter().map(|status| Letter::Enrollment(*status, None)).collect();
         letters.push(Letter::Commissions { lines, balances });
         letters.push(Letter::PayoutCompleted {
             due: usd(2_000),
@@ -288,11 +348,31 @@ mod tests {
         letters
     }
 
+    /// Each way to take an enrollment over.
+    fn invitations() -> [Invitation; 3] {
+        let token = |has_signup| Invitation::Token {
+            token: SecretString::from(TOKEN),
+            api: "https://remit.example.com".to_owned(),
+            has_signup,
+        };
+        let link = format!("https://partners.example.com/join?as=\"partner\"&token={TOKEN}");
+        [Invitation::Link(SecretString::from(link)), token(true), token(false)]
+    }
+
+    /// The letters that bring a token.
+    fn with_token() -> Vec<Letter> {
+        let of = |status: &EnrollmentStatus| {
+            let status = *status;
+            invitations().map(|invitation| Letter::Enrollment(status, Some(invitation)))
+        };
+        EnrollmentStatus::ALL.iter().flat_map(of).collect()
+    }
+
     #[test]
     fn hostile_names_stay_text_in_html_and_one_line_everywhere() {
         let hostile = "<img src=x onerror=alert(1)>\r\nBcc: all@example.com\u{202e}\"'&";
         let reader = Reader::new(hostile, hostile, hostile);
-        for letter in letters() {
+        for letter in letters().into_iter().chain(with_token()) {
             let Content { subject, text, html } = letter.write(&reader).unwrap();
             assert!(!html.contains("<img") && html.contains("&#60;img"), "{html}");
             assert!(!subject.contains(['\r', '\n']), "{subject}");
@@ -317,6 +397,25 @@ mod tests {
                 assert!(part.contains("You receive this because"), "{part}");
                 assert!(!part.contains("http") && !part.contains("src="), "{part}");
             }
+        }
+    }
+
+    #[test]
+    fn an_invitation_says_in_both_forms_how_it_is_taken_up_and_is_not_shown_in_a_log() {
+        let reader = Reader::new("Ada", "Launch Partners", "Example Shop");
+        for letter in with_token() {
+            assert!(!format!("{letter:?}").contains(TOKEN), "{letter:?}");
+            let Content { subject, text, html } = letter.write(&reader).unwrap();
+            assert!(!subject.contains(TOKEN), "{subject}");
+            let unescaped = html.replace("&#34;", "\"").replace("&#39;", "'").replace("&#38;", "&");
+            let words = letter.words(&reader);
+            for said in words.lines.iter().chain(&words.link).chain([&words.opening, &words.closing]) {
+                assert!(text.contains(said.as_str()), "{said} in {text}");
+                assert!(unescaped.contains(said.as_str()), "{said} in {html}");
+            }
+            assert!(text.contains(TOKEN), "{text}");
+            let is_attribute_closed = !html.contains("\"partner\"");
+            assert!(is_attribute_closed && !html.contains("src="), "{html}");
         }
     }
 

@@ -7,7 +7,10 @@
 pub mod letter;
 pub mod session;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use lettre::{
     Address, Message,
@@ -15,7 +18,11 @@ use lettre::{
         Mailbox, MultiPart,
         header::{Header, HeaderName, HeaderValue},
     },
-    transport::smtp::{authentication::Credentials, client::TlsParameters, extension::ClientId},
+    transport::smtp::{
+        authentication::Credentials,
+        client::{Certificate, TlsParameters},
+        extension::ClientId,
+    },
 };
 use secrecy::ExposeSecret as _;
 
@@ -42,8 +49,50 @@ pub struct Mailer {
 
 /// The mailer could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("the certificates that the mail server is checked with cannot be loaded")]
-pub struct MailerError(#[source] lettre::transport::smtp::Error);
+pub enum MailerError {
+    /// The certificates of this machine.
+    #[error("the certificates that the mail server is checked with cannot be loaded")]
+    Certificates(#[source] lettre::transport::smtp::Error),
+    /// The file of `mail.ca_file` is not there, or not for us.
+    #[error(
+        "`mail.ca_file` names {path}, which cannot be read; correct the path or the permissions of the file"
+    )]
+    NoFile {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It holds something else.
+    #[error("`mail.ca_file` names {path}, which holds no certificate; it must hold certificates in PEM")]
+    NoCertificate {
+        /// The file.
+        path: String,
+    },
+}
+
+/// What the server's certificate is checked with: what this machine trusts, and what `mail.ca_file` adds.
+fn trust(mail: &config::Mail) -> Result<TlsParameters, MailerError> {
+    let mut parameters = TlsParameters::builder(mail.host.clone());
+    if let Some(file) = &mail.ca_file {
+        let path = file.display().to_string();
+        let pem = match fs::read(file) {
+            Ok(pem) => pem,
+            Err(source) => return Err(MailerError::NoFile { path, source }),
+        };
+        // lettre takes a file without certificates for one with none to add, and none of what is around
+        // them; one that cannot be read as a certificate is found when the parameters are built.
+        let holds_one = pem.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN);
+        let added = Certificate::from_pem(&pem).ok().filter(|_| holds_one);
+        let Some(added) = added else { return Err(MailerError::NoCertificate { path }) };
+        parameters = parameters.add_root_certificate(added);
+    }
+    parameters.build_rustls().map_err(MailerError::Certificates)
+}
+
+/// What a certificate begins with (RFC 7468, 5.1).
+const PEM_BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// Why no message can be made of a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +138,7 @@ impl Mailer {
     /// A mailer of this configuration. Nothing is connected yet.
     ///
     /// # Errors
-    /// [`MailerError`] when this machine has no usable certificates.
+    /// [`MailerError`] when the certificates to check the server with cannot be loaded.
     pub fn new(mail: &config::Mail) -> Result<Self, MailerError> {
         let credentials = mail
             .login
@@ -99,7 +148,7 @@ impl Mailer {
             host: mail.host.clone(),
             port: mail.port,
             security: mail.security,
-            tls: TlsParameters::new_rustls(mail.host.clone()).map_err(MailerError)?,
+            tls: trust(mail)?,
             credentials,
             // Submission servers look at who logs in, not at this name; the machine's own is nobody's business.
             hello: ClientId::Domain(mail.from.email.domain().to_owned()),

@@ -4,7 +4,7 @@
 //! only what the server says about the recipient or the message counts against a mail. A refused login or
 //! sender is the operator's to mend, and every mail waits for it.
 
-use std::future::Future;
+use std::{error::Error, future::Future, io};
 
 use lettre::{
     Address, Message,
@@ -41,7 +41,7 @@ pub enum SendError {
     /// connection broke at the end of the message, the mail may have been taken all the same.
     #[error("no session with the mail server: {reason}")]
     NoSession {
-        /// A stable word, such as `unreachable`, `timeout` or `login_refused`.
+        /// A stable word, such as `unreachable`, `bad_certificate` or `login_refused`.
         reason: &'static str,
     },
 }
@@ -99,18 +99,17 @@ async fn within<T>(
 }
 
 async fn connect(mailer: &Mailer) -> Result<AsyncSmtpConnection, SendError> {
-    let unreachable = |_: SmtpError| SendError::NoSession { reason: "unreachable" };
     let tls = (mailer.security == Security::Implicit).then(|| mailer.tls.clone());
     let server = (mailer.host.as_str(), mailer.port);
     let mut connection =
         AsyncSmtpConnection::connect_tokio1(server, Some(mailer.timeout), &mailer.hello, tls, None)
             .await
-            .map_err(unreachable)?;
+            .map_err(|error| no_session(&error, "unreachable"))?;
     if mailer.security == Security::StartTls {
         connection
             .starttls(mailer.tls.clone(), &mailer.hello)
             .await
-            .map_err(|_| SendError::NoSession { reason: "no_tls" })?;
+            .map_err(|error| no_session(&error, "no_tls"))?;
     }
     if let Some(credentials) = &mailer.credentials {
         let answer = connection.auth(&[Mechanism::Plain, Mechanism::Login], credentials).await;
@@ -120,6 +119,24 @@ async fn connect(mailer: &Mailer) -> Result<AsyncSmtpConnection, SendError> {
         }
     }
     Ok(connection)
+}
+
+/// Why there is no session: for the server's certificate, or else for `reason`.
+fn no_session(error: &SmtpError, reason: &'static str) -> SendError {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref() {
+            Some(rustls::Error::InvalidCertificate(_)) => {
+                return SendError::NoSession { reason: "bad_certificate" };
+            }
+            Some(_) => return SendError::NoSession { reason: "no_tls" },
+            None => {}
+        }
+        // What an `io::Error` holds is not its source, but in its place.
+        let inner = error.downcast_ref().and_then(io::Error::get_ref);
+        cause = inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    SendError::NoSession { reason }
 }
 
 async fn hand_over(connection: &mut AsyncSmtpConnection, message: &Message) -> Result<(), SendError> {

@@ -219,6 +219,14 @@ pub async fn move_decisions(tx: &mut Tx, merged: &[(SaleId, SaleId)]) -> Result<
     write_rows(tx, SQL, rows).await
 }
 
+/// Whether any commission is due. For who looks often: it takes no lock.
+pub async fn is_any_due(conn: &mut Conn, now: Timestamp) -> Result<bool, StoreError> {
+    // Served by the partial index `commission_due`.
+    const SQL: &str = "SELECT EXISTS (SELECT 1 FROM commission WHERE due_at_us <= $1)";
+    let is_due: Option<bool> = conn.q(SQL).bind(now.as_micros()).scalar().await?;
+    Ok(is_due == Some(true))
+}
+
 /// Sales with a commission that time alone may change now, oldest first. Sales that another node works
 /// on are passed over.
 pub async fn claim_due_sales(

@@ -3,7 +3,7 @@
 
 use sqlx::FromRow;
 
-use super::{StoreError, Tx, error::expect_one, row::At};
+use super::{Conn, StoreError, Tx, error::expect_one, row::At};
 use crate::{
     domain::{ids::IdempotencyId, program::words, time::Timestamp},
     for_update,
@@ -205,6 +205,14 @@ pub async fn release(tx: &mut Tx, id: &IdempotencyId, claim: i64, now: Timestamp
         tx.q(END_LEASE).bind(id.as_str()).bind(claim).bind(now.as_micros()).exec().await?;
     }
     Ok(())
+}
+
+/// Whether the time of any request is over. For who looks often: it takes no lock.
+pub async fn is_any_due(conn: &mut Conn, now: Timestamp) -> Result<bool, StoreError> {
+    // Served by `idempotency_expired`.
+    const SQL: &str = "SELECT EXISTS (SELECT 1 FROM idempotency WHERE expires_at_us <= $1)";
+    let is_due: Option<bool> = conn.q(SQL).bind(now.as_micros()).scalar().await?;
+    Ok(is_due == Some(true))
 }
 
 /// Removes requests whose time is over, the oldest first, at most `limit`; gives how many.

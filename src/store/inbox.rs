@@ -230,6 +230,15 @@ pub struct ClaimedEvent {
     pub body: Vec<u8>,
 }
 
+/// Whether any event is due. For who looks often: it takes no lock.
+pub async fn is_any_due(conn: &mut Conn, now: Timestamp) -> Result<bool, StoreError> {
+    // Served by the partial index `inbox_due`.
+    const SQL: &str =
+        "SELECT EXISTS (SELECT 1 FROM inbox WHERE state = 'received' AND next_attempt_at_us <= $1)";
+    let is_due: Option<bool> = conn.q(SQL).bind(now.as_micros()).scalar().await?;
+    Ok(is_due == Some(true))
+}
+
 /// Takes the oldest due events and locks them until the transaction ends; events that another node
 /// has taken are passed over.
 pub async fn claim_due(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<Vec<ClaimedEvent>, StoreError> {

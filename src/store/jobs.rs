@@ -41,6 +41,16 @@ const WINDOW: i64 = 1_000;
 /// How often that is done, each time without the lanes that filled it before.
 const WINDOWS: usize = 2;
 
+/// Whether any job is due whose lane is none of `busy`. For who looks often: it takes no lock.
+pub async fn is_any_due(conn: &mut Conn, now: Timestamp, busy: &[String]) -> Result<bool, StoreError> {
+    // Served by `job_due`.
+    const SQL: &str = "SELECT EXISTS (SELECT 1 FROM job
+        WHERE next_attempt_at_us <= $1 AND lane NOT IN (SELECT value->>'id' FROM json_each($2)))";
+    let busy = id_list(busy.iter().map(String::as_str));
+    let is_due: Option<bool> = conn.q(SQL).bind(now.as_micros()).bind(busy).scalar().await?;
+    Ok(is_due == Some(true))
+}
+
 /// Takes jobs that are due, the longest due first, one per lane and none of `busy` lanes: a lane whose
 /// calls do not come back keeps no place in the batch. Jobs of which the lease has run out are due again.
 pub async fn claim_due(

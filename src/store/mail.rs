@@ -88,6 +88,15 @@ pub async fn list_events_since(
     conn.q(SQL).bind(id_list(ids.iter().copied())).bind(since.as_micros()).scalars().await
 }
 
+/// Whether any notice or mail is due. For who looks often: it takes no lock.
+pub async fn is_any_due(conn: &mut Conn, now: Timestamp) -> Result<bool, StoreError> {
+    // Served by `notice_due` and `mail_due`.
+    const SQL: &str = "SELECT EXISTS (SELECT 1 FROM notice WHERE mail_id IS NULL AND due_at_us <= $1)
+        OR EXISTS (SELECT 1 FROM mail WHERE next_attempt_at_us <= $1)";
+    let is_due: Option<bool> = conn.q(SQL).bind(now.as_micros()).scalar().await?;
+    Ok(is_due == Some(true))
+}
+
 /// Makes mails of the notices that are due, at most `limit` of them: one per enrollment for everything that
 /// happened to its commissions, one each for the rest. Returns how many.
 pub async fn gather(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<usize, StoreError> {
@@ -134,6 +143,8 @@ pub struct Lease {
     pub attempts: i64,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Since when it is tried: since it was made, or since somebody gave it another chance.
+    pub tried_since: Timestamp,
 }
 
 /// Takes the mail that has been due longest at `due`, and holds it until `until`. One of which the lease
@@ -144,12 +155,14 @@ pub async fn claim(tx: &mut Tx, due: Timestamp, until: Timestamp) -> Result<Opti
                 next_attempt_at_us = $2
             WHERE id = (SELECT id FROM mail WHERE next_attempt_at_us <= $1
                 ORDER BY next_attempt_at_us, id LIMIT 1)
-            RETURNING id, topic, enrollment_id, epoch, attempts, created_at_us",
+            RETURNING id, topic, enrollment_id, epoch, attempts, created_at_us,
+                COALESCE(retried_at_us, created_at_us) AS tried_since_us",
         postgres: "UPDATE mail SET state = 'running', epoch = epoch + 1, attempts = attempts + 1,
                 next_attempt_at_us = $2
             WHERE id = (SELECT id FROM mail WHERE next_attempt_at_us <= $1
                 ORDER BY next_attempt_at_us, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)
-            RETURNING id, topic, enrollment_id, epoch, attempts, created_at_us",
+            RETURNING id, topic, enrollment_id, epoch, attempts, created_at_us,
+                COALESCE(retried_at_us, created_at_us) AS tried_since_us",
     };
     #[derive(FromRow)]
     struct Row {
@@ -159,6 +172,7 @@ pub async fn claim(tx: &mut Tx, due: Timestamp, until: Timestamp) -> Result<Opti
         epoch: i64,
         attempts: i64,
         created_at_us: i64,
+        tried_since_us: i64,
     }
     let row: Option<Row> = tx.q(SQL).bind(due.as_micros()).bind(until.as_micros()).one().await?;
     row.map(|row| {
@@ -170,6 +184,7 @@ pub async fn claim(tx: &mut Tx, due: Timestamp, until: Timestamp) -> Result<Opti
             epoch: row.epoch,
             attempts: row.attempts,
             created_at: Timestamp::from_micros(row.created_at_us),
+            tried_since: Timestamp::from_micros(row.tried_since_us),
         })
     })
     .transpose()
@@ -372,7 +387,8 @@ pub async fn count_unsent(conn: &mut Conn, bound: Timestamp) -> Result<(i64, Opt
     const SQL: &str = "SELECT COUNT(*), MIN(since) FROM (
             SELECT due_at_us AS since FROM notice WHERE mail_id IS NULL AND due_at_us <= $1
             UNION ALL
-            SELECT created_at_us FROM mail WHERE next_attempt_at_us IS NOT NULL AND created_at_us <= $1
+            SELECT COALESCE(retried_at_us, created_at_us) FROM mail
+            WHERE next_attempt_at_us IS NOT NULL AND COALESCE(retried_at_us, created_at_us) <= $1
         ) AS unsent";
     let row: Option<(i64, Option<i64>)> = conn.q(SQL).bind(bound.as_micros()).one().await?;
     Ok(row.unwrap_or((0, None)))

@@ -33,6 +33,8 @@ pub mod jobs;
 pub mod keys;
 pub mod ledger;
 pub mod mail;
+pub mod mail_tokens;
+pub mod mail_views;
 pub mod organizations;
 pub mod payouts;
 pub mod programs;

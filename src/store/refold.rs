@@ -161,6 +161,14 @@ fn rows(refolds: &[Refold]) -> Vec<Value> {
         .collect()
 }
 
+/// Whether any sale is due to be folded again. For who looks often: it takes no lock.
+pub async fn is_any_due(conn: &mut Conn, now: Timestamp) -> Result<bool, StoreError> {
+    // Served by `refold_due`.
+    const SQL: &str = "SELECT EXISTS (SELECT 1 FROM refold WHERE due_at_us <= $1)";
+    let is_due: Option<bool> = conn.q(SQL).bind(now.as_micros()).scalar().await?;
+    Ok(is_due == Some(true))
+}
+
 /// Takes the sales that are due longest, at most `sales_max` of them, and locks them until the
 /// transaction ends; sales that another node works on are passed over. Gives every due request of them.
 ///

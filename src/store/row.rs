@@ -17,8 +17,8 @@ use crate::domain::{
     charge::ChargeState,
     ids::{
         AuditId, ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IdempotencyId,
-        InstanceId, IntentId, InvalidId, JobId, KeyId, LotId, MailId, OrganizationId, PayoutId, ProgramId,
-        ProjectId, ResolutionId, RunId, SaleId, TouchpointId,
+        InstanceId, IntentId, InvalidId, JobId, KeyId, LotId, MailId, NoticeId, OrganizationId, PayoutId,
+        ProgramId, ProjectId, ResolutionId, RunId, SaleId, TouchpointId,
     },
     intent::{IntentKind, IntentState, Verdict},
     job::JobState,
@@ -60,7 +60,7 @@ macro_rules! from_text {
 }
 from_text! {
     ids: AuditId, ChargeId, CommissionId, EndpointId, EnrollmentId, FindingId, HoldId, IdempotencyId, InstanceId,
-        IntentId, JobId, KeyId, LotId, MailId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId, TouchpointId;
+        IntentId, JobId, KeyId, LotId, MailId, NoticeId, OrganizationId, PayoutId, ProgramId, ProjectId, ResolutionId, RunId, SaleId, TouchpointId;
     words: Applications, AttributionModel, Change, ChargeState, CodeKind, ConversionKind, EnrollmentStatus, IntentKind, IntentState, JobState, KeyKind,
         OnTransferReversed, PayoutSchedule, PayoutState, ProgramStatus, Severity, Skip, Topic, Verdict, Why;
     json: MinPayout, Position, Rate, Terms, Value,

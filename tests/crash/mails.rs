@@ -168,6 +168,10 @@ impl Post {
             assert!(Instant::now() < deadline, "somebody is not told:\n{}", node.log());
             sleep(LOOK_EVERY).await;
         }
+        // Invitations bring tokens, and everything else is addressed to somebody.
+        let log = node.log();
+        assert!(!log.contains("inv_") && !log.contains("@example"), "{log}");
+        assert_eq!(self.run.number("SELECT COUNT(*) FROM notice WHERE token_sealed IS NOT NULL").await, 0);
     }
 
     /// The leases of processes that are dead come to their end.

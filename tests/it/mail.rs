@@ -2,7 +2,7 @@
 //! right address, in words that are true when it is sent, whatever the server does meanwhile.
 
 #[path = "../smtp/mod.rs"]
-mod smtp;
+pub mod smtp;
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::smtp::{MailServer, Mode, Taken};
 use super::support::{
     TestDb,
-    api::{Api, PROGRAMS, id_of},
+    api::{Api, MASTER_KEY, PROGRAMS, id_of},
     bank::Bank,
     node::Node,
     on_each_engine,
@@ -36,60 +36,64 @@ const FROM: (&str, &str) = ("REMIT_MAIL__FROM", "Example Partners <partners@exam
 /// Longer than any answer here that is not meant to be late.
 const TIMEOUT: (&str, &str) = ("REMIT_MAIL__TIMEOUT_S", "3");
 
+/// What switches mail on, through the server at this address.
+pub fn settings(url: &str) -> [(&str, &str); 4] {
+    [("REMIT_MAIL__URL", url), FROM, TIMEOUT, ("REMIT_SECRETS__MASTER_KEY", MASTER_KEY)]
+}
+
 fn mailer(app: &App) -> Mailer {
     Mailer::new(app.config.mail.as_ref().unwrap()).unwrap()
 }
 
 /// Sends what is due now.
-async fn send(app: &App) -> usize {
+pub async fn send(app: &App) -> usize {
     send::step(app, &mailer(app), &CancellationToken::new()).await.unwrap()
 }
 
 /// The mails with their states and reasons, in the order in which they were made.
-async fn mails(db: &Db) -> Vec<(String, String)> {
+pub async fn mails(db: &Db) -> Vec<(String, String)> {
     const SQL: &str = "SELECT state, COALESCE(reason, '') FROM mail ORDER BY created_at_us, id";
     db.read().await.unwrap().q(SQL).all().await.unwrap()
 }
 
-fn mail(state: &str, reason: &str) -> (String, String) {
+pub fn mail(state: &str, reason: &str) -> (String, String) {
     (state.to_owned(), reason.to_owned())
 }
 
-async fn number(db: &Db, sql: &'static str) -> i64 {
+pub async fn number(db: &Db, sql: &'static str) -> i64 {
     db.read().await.unwrap().q(sql).scalar().await.unwrap().unwrap()
 }
 
-async fn change(db: &Db, sql: &'static str) {
+pub async fn change(db: &Db, sql: &'static str) {
     let mut tx = db.begin().await.unwrap();
     assert!(tx.q(sql).exec().await.unwrap() > 0, "{sql}");
     tx.commit().await.unwrap();
 }
 
 /// A shop whose affiliates are told, and the server that their mail goes through.
-struct Post {
-    server: MailServer,
-    shop: Shop,
+pub struct Post {
+    pub server: MailServer,
+    pub shop: Shop,
 }
 
 impl Post {
     /// `None` where there is no mail server to test with.
-    async fn open(db: &TestDb, terms: &Value) -> Option<Self> {
+    pub async fn open(db: &TestDb, terms: &Value) -> Option<Self> {
         let server = MailServer::start()?;
         let url = server.url();
         Some(Self::open_at(db, server, &url, terms).await)
     }
 
     async fn open_at(db: &TestDb, server: MailServer, url: &str, terms: &Value) -> Self {
-        let settings = [("REMIT_MAIL__URL", url), FROM, TIMEOUT];
-        let node = Node::with_settings(db.db.clone(), 16, &settings);
+        let node = Node::with_settings(db.db.clone(), 16, &settings(url));
         Self { server, shop: Shop::open_on(node, &db.db, "shop", terms).await }
     }
 
-    fn app(&self) -> &App {
+    pub fn app(&self) -> &App {
         &self.shop.node.app
     }
 
-    fn advance(&self, seconds: i64) {
+    pub fn advance(&self, seconds: i64) {
         self.shop.node.clock.advance_secs(seconds);
     }
 
@@ -100,24 +104,24 @@ impl Post {
     }
 
     /// Ada earns 20.00 by a sale of this id, and her mail is due.
-    async fn earn(&self, id: &str) {
+    pub async fn earn(&self, id: &str) {
         self.shop.tell_and_process(&[sale("ada", id, 10_000, "usd")]).await;
         self.advance(HOUR_S);
     }
 
     /// The only mail that was taken since `before` of them.
-    fn only_after(&self, before: usize) -> Taken {
+    pub fn only_after(&self, before: usize) -> Taken {
         let taken = self.server.taken();
         assert_eq!(taken.len(), before + 1, "{taken:?}");
         taken.last().unwrap().clone()
     }
 
-    async fn mails(&self) -> Vec<(String, String)> {
+    pub async fn mails(&self) -> Vec<(String, String)> {
         mails(&self.app().db).await
     }
 
     /// The open findings: severity, kind, object.
-    async fn findings(&self) -> Vec<(String, String, String)> {
+    pub async fn findings(&self) -> Vec<(String, String, String)> {
         const SQL: &str =
             "SELECT severity, kind, object FROM finding WHERE resolved_at_us IS NULL ORDER BY id";
         self.app().db.read().await.unwrap().q(SQL).all().await.unwrap()
@@ -138,14 +142,15 @@ fn assert_well_made(taken: &Taken, to: &str) {
     assert!(id.starts_with("<mail_") && id.ends_with("@example.org>"), "{id}");
     for part in [taken.text("text"), taken.text("html")] {
         assert!(part.contains("You receive this because"), "{part}");
-        assert!(!part.contains("http") && !part.contains("src="), "{part}");
+        assert!(!part.contains("src="), "{part}");
+        assert_eq!(part.contains("http"), part.contains("inv_"), "only invitations link: {part}");
     }
 }
 
 #[track_caller]
-fn assert_says(taken: &Taken, words: &str) {
+pub fn assert_says(taken: &Taken, words: &str) {
     for part in ["text", "html"] {
-        let said = taken.text(part).replace("&#39;", "'");
+        let said = taken.text(part).replace("&#39;", "'").replace("&#34;", "\"");
         assert!(said.contains(words), "{words:?} in {part}: {said}");
     }
 }
@@ -243,7 +248,7 @@ on_each_engine! {
     async fn an_affiliate_is_told_where_the_enrollment_stands_once_each(db: TestDb) {
         let Some(server) = MailServer::start() else { return };
         let url = server.url();
-        let api = Api::with(&db.db, &[("REMIT_MAIL__URL", &url), FROM, TIMEOUT]).await;
+        let api = Api::with(&db.db, &settings(&url)).await;
         let (_, key) = api.tenant("Example Shop").await;
         let program = api.program(&key).await;
         let path = format!("{PROGRAMS}/{program}/enrollments");
@@ -287,7 +292,7 @@ on_each_engine! {
     async fn a_payout_is_told_when_it_was_sent_with_its_fee_and_once(db: TestDb) {
         let Some(server) = MailServer::start() else { return };
         let url = server.url();
-        let bank = Bank::open_with(&db, &[("REMIT_MAIL__URL", &url), FROM, TIMEOUT]).await;
+        let bank = Bank::open_with(&db, &settings(&url)).await;
         let app = &bank.shop.node.app;
         bank.change("UPDATE program SET platform_fee_bps = 500").await;
         bank.shop.tell_and_process(&[sale("ada", "x", 10_000, "usd")]).await;
@@ -331,7 +336,7 @@ on_each_engine! {
     async fn a_notice_that_waited_tells_what_is_true_when_it_is_sent(db: TestDb) {
         let Some(server) = MailServer::start() else { return };
         let url = server.url();
-        let bank = Bank::open_with(&db, &[("REMIT_MAIL__URL", &url), FROM, TIMEOUT]).await;
+        let bank = Bank::open_with(&db, &settings(&url)).await;
         let app = &bank.shop.node.app;
         bank.shop.tell_and_process(&[sale("ada", "x", 10_000, "usd")]).await;
         bank.advance(3_600).await;
@@ -389,7 +394,7 @@ on_each_engine! {
     async fn mail_that_is_put_off_is_sent_later(db: TestDb) {
         let Some(post) = Post::open(&db, &json!({})).await else { return };
         post.earn("x").await;
-        post.server.set(Mode::PutOff);
+        post.server.set(Mode::Recipient(451));
         for _ in 0..4 {
             send(post.app()).await;
             post.advance(60);
@@ -406,7 +411,7 @@ on_each_engine! {
     async fn mail_that_is_refused_for_good_is_parked_and_does_not_stop_the_others(db: TestDb) {
         let Some(post) = Post::open(&db, &json!({})).await else { return };
         post.earn("x").await;
-        post.server.set(Mode::RefuseRecipient);
+        post.server.set(Mode::Recipient(550));
         assert_eq!(send(post.app()).await, 1);
         assert_eq!(post.mails().await, [mail("parked", "refused_550")]);
         let finding = ("info".to_owned(), "mail_undelivered".to_owned(), post.shop.enrollment("ada"));
@@ -417,7 +422,7 @@ on_each_engine! {
         assert_eq!(number(&db.db, told).await, 0, "the server repeats addresses, we do not");
 
         // The message, not the recipient.
-        post.server.set(Mode::RefuseMessage);
+        post.server.set(Mode::Message(554));
         post.shop.tell_and_process(&[at_now(&post, sale("bob", "y", 10_000, "usd"))]).await;
         assert_eq!(post.send_after_an_hour().await, 1);
         assert_eq!(post.mails().await[1], mail("parked", "refused_554"));
@@ -468,7 +473,7 @@ on_each_engine! {
         let url = server.url_with_password("open%3Asesame");
         let post = Post::open_at(&db, server, &url, &json!({})).await;
         post.earn("x").await;
-        post.server.set(Mode::RefuseSender);
+        post.server.set(Mode::Sender(553));
         assert_eq!(send(post.app()).await, 0);
         assert_eq!(post.mails().await, [mail("retryable", "sender_refused")]);
         post.server.set(Mode::Accept);
@@ -597,7 +602,7 @@ on_each_engine! {
     async fn the_check_up_tells_of_mail_that_waits_for_more_than_a_day(db: TestDb) {
         let Some(post) = Post::open(&db, &json!({})).await else { return };
         post.earn("x").await;
-        post.server.set(Mode::PutOff);
+        post.server.set(Mode::Recipient(451));
         send(post.app()).await;
         post.shop.tell_and_process(&[sale("bob", "y", 10_000, "usd")]).await;
         assert!(!unsent(post.app()).await);
@@ -616,7 +621,7 @@ fn at_now(post: &Post, mut event: Value) -> Value {
     event
 }
 
-async fn unsent(app: &App) -> bool {
+pub async fn unsent(app: &App) -> bool {
     let findings = doctor::examine(app).await.unwrap();
     findings.iter().any(|finding| finding.invariant == "mail_unsent" && finding.severity == "warning")
 }

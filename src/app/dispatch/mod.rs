@@ -148,6 +148,10 @@ impl Dispatcher {
         if free == 0 {
             return Ok(Vec::new());
         }
+        // Most often there is nothing, and a look disturbs nobody.
+        if !jobs::is_any_due(&mut self.app.db.read().await?, now, &closed).await? {
+            return Ok(Vec::new());
+        }
         let until = now.plus_micros(micros(self.lease()));
         let limit = i64::try_from(free).unwrap_or(i64::MAX);
         let mut tx = self.app.db.begin().await?;

@@ -6,7 +6,7 @@
 //! opens it goes to the address. Whoever presents the token with a key of their own takes the enrollment
 //! over. An address alone gives access to nothing: nobody has verified it.
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     Admission, App, Principal, Refusal, Scope, admit, hash_of, locked, locked_own, next_status, random_text,
@@ -17,6 +17,7 @@ use crate::{
         audit::{self, Change},
         commit_change,
         keys::SECRET_LENGTH,
+        notices,
     },
     domain::{
         ids::{EnrollmentId, OrganizationId, ProgramId},
@@ -39,19 +40,24 @@ use crate::{
 /// What every token starts with.
 const TOKEN_PREFIX: &str = "inv_";
 
-/// Gives an enrollment a fresh token of 260 random bits; the one before opens nothing any more. None
-/// when it was taken over already.
+/// Gives an enrollment a fresh token of 260 random bits, which is mailed to the address where mail is on; the
+/// one before opens nothing any more. None when it was taken over already.
 pub(super) async fn give_token(
+    app: &App,
     tx: &mut Tx,
-    id: &EnrollmentId,
+    enrollment: &EnrollmentDetails,
     now: Timestamp,
 ) -> Result<Option<SecretString>, Refusal> {
-    let token = format!("{TOKEN_PREFIX}{}", random_text::<SECRET_LENGTH>());
-    let is_given = tokens::put(tx, id, &hash_of(&token), now).await?;
-    Ok(is_given.then(|| SecretString::from(token)))
+    let token = SecretString::from(format!("{TOKEN_PREFIX}{}", random_text::<SECRET_LENGTH>()));
+    if !tokens::put(tx, &enrollment.id, &hash_of(token.expose_secret()), now).await? {
+        return Ok(None);
+    }
+    notices::invitation(app, tx, &enrollment.id, enrollment.status.value, &token, now).await?;
+    Ok(Some(token))
 }
 
-/// A new token for an enrollment that was made for an address, in place of one that was lost.
+/// A new token for an enrollment that was made for an address, in place of one that was lost. Where mail is
+/// on, a new mail brings it.
 ///
 /// # Errors
 /// [`Refusal::NotFound`]; [`Refusal::Conflict`] with `INVALID_STATE` for an enrollment that was made for
@@ -70,7 +76,7 @@ pub async fn renew_token(
     let message = "only an enrollment that was made for an address and waits for its owner has a token";
     let waits =
         tokens::is_waiting(&mut tx, id).await? && enrollment.status.value != EnrollmentStatus::Rejected;
-    let token = if waits { give_token(&mut tx, id, now).await? } else { None };
+    let token = if waits { give_token(app, &mut tx, &enrollment, now).await? } else { None };
     let token = token.ok_or_else(|| Refusal::conflict("INVALID_STATE", message))?;
     let change = Change::new("enrollment.token_renewed", id, Some(&program.organization_id));
     audit::record(&mut tx, by, change, now).await?;
@@ -233,6 +239,7 @@ async fn take_over(
         return Err(Refusal::conflict("ALREADY_ENROLLED", message));
     }
     tokens::mark_used(tx, &enrollment.id, now).await?;
+    notices::withdraw(tx, &enrollment.id).await?;
     organizations::copy_addresses(tx, &enrollment.organization_id, to).await?;
     // Before the row changes hands: see `enrollments::hand_over`.
     programs::lock_directory(tx, &program.organization_id).await?;
@@ -267,7 +274,8 @@ pub async fn apply(app: &App, by: &Principal, program_id: &ProgramId) -> Result<
         code: None,
         status: EnrollmentStatus::Pending,
     };
-    let enrollment = admit(app, &mut tx, &program, admission, now).await?;
+    let enrollment = admit(&mut tx, &program, admission, now).await?;
+    notices::enrollment(app, &mut tx, &enrollment.id, &enrollment.status, now).await?;
     let owner = Some(&program.organization_id);
     let change = Change::new("enrollment.applied", &enrollment.id, owner).after(&enrollment);
     audit::record(&mut tx, by, change, now).await?;

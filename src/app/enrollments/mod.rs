@@ -103,8 +103,13 @@ pub async fn create(
         code: new.code,
         status,
     };
-    let enrollment = admit(app, &mut tx, &program, admission, now).await?;
-    let token = if is_by_email { invites::give_token(&mut tx, &enrollment.id, now).await? } else { None };
+    let enrollment = admit(&mut tx, &program, admission, now).await?;
+    let token = if is_by_email {
+        invites::give_token(app, &mut tx, &enrollment, now).await?
+    } else {
+        notices::enrollment(app, &mut tx, &enrollment.id, &enrollment.status, now).await?;
+        None
+    };
     let owner = Some(&program.organization_id);
     let change = Change::new("enrollment.created", &enrollment.id, owner).after(&enrollment);
     audit::record(&mut tx, by, change, now).await?;
@@ -147,9 +152,8 @@ struct Admission {
     status: EnrollmentStatus,
 }
 
-/// Makes the rows of an enrollment. The caller holds the program locked.
+/// Makes the rows of an enrollment. The caller holds the program locked, and tells the affiliate.
 async fn admit(
-    app: &App,
     tx: &mut Tx,
     program: &ProgramDetails,
     new: Admission,
@@ -173,7 +177,6 @@ async fn admit(
         return Err(Refusal::conflict("ALREADY_ENROLLED", message));
     }
     enrollments::insert_status(tx, &enrollment.id, &enrollment.status).await?;
-    notices::enrollment(app, tx, &enrollment.id, &enrollment.status, now).await?;
     if let Some(parent) = &enrollment.parent_enrollment_id {
         terms::place_new(tx, &program.id, &enrollment.id, parent).await?;
     }
@@ -347,6 +350,9 @@ async fn set_status(
 ) -> Result<(), Refusal> {
     enrollments::insert_status(tx, &enrollment.id, &next).await?;
     notices::enrollment(app, tx, &enrollment.id, &next, now).await?;
+    if next.value == EnrollmentStatus::Rejected {
+        notices::withdraw(tx, &enrollment.id).await?;
+    }
     if next.value == EnrollmentStatus::Active && next.at < now {
         programs::lock_directory(tx, owner).await?;
         refold::request_enrollment(tx, &enrollment.id, "affiliate_activated", now).await?;

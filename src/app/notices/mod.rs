@@ -3,17 +3,26 @@
 //!
 //! Nothing is stored while mail is switched off, or for an affiliate without an address. Nor is anything told of
 //! history: what a replay or an import brings is told only where it happened within the last two days.
-//! Amounts, states and addresses are read when a mail is sent, so that it tells what is true then.
+//! Amounts, states and addresses are read when a mail is sent, so that it tells what is true then. Only the
+//! token of an invitation waits with its notice, sealed, since nothing else keeps it.
 
+pub mod desk;
 pub mod send;
 
 use std::collections::BTreeSet;
 
-use super::{App, fold::FoldAndRecordError};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::{
+    App,
+    fold::FoldAndRecordError,
+    new_id,
+    seal::{self, Place},
+};
 use crate::{
     domain::{
         book::{Book, FoldError, Folded, Sale},
-        ids::EnrollmentId,
+        ids::{EnrollmentId, NoticeId},
         ledger::Cause,
         money::Money,
         notice::{self, Change, NEWS_S, Topic},
@@ -24,6 +33,7 @@ use crate::{
     store::{
         StoreError, Tx,
         mail::{self, NewNotice},
+        mail_tokens::{self, NewInvitation},
     },
 };
 
@@ -49,6 +59,35 @@ pub(super) async fn enrollment(
         amount: None,
     };
     mail::insert_notices(tx, &[notice], now).await
+}
+
+/// Tells whoever reads the address that an enrollment was made for how to take it over. A mail that was to
+/// tell so by a token from before is not sent any more.
+pub(super) async fn invitation(
+    app: &App,
+    tx: &mut Tx,
+    id: &EnrollmentId,
+    status: EnrollmentStatus,
+    token: &SecretString,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    withdraw(tx, id).await?;
+    // The configuration has both or is refused.
+    let (Some(_), Some(key)) = (&app.config.mail, &app.config.master_key) else { return Ok(()) };
+    let notice_id = new_id!(NoticeId, now);
+    let token_sealed = seal::seal(key, place(&notice_id), token.expose_secret().as_bytes());
+    let notice = NewInvitation { id: &notice_id, enrollment_id: id, status, token_sealed: &token_sealed };
+    mail_tokens::insert(tx, &notice, now).await
+}
+
+/// Lets no mail bring the token of an enrollment any more: it opens nothing.
+pub(super) async fn withdraw(tx: &mut Tx, id: &EnrollmentId) -> Result<(), StoreError> {
+    mail_tokens::withdraw(tx, id).await
+}
+
+/// Where a token waits for its mail.
+fn place(id: &NoticeId) -> Place<'_> {
+    Place { table: "notice", row: id.as_str(), column: "token_sealed" }
 }
 
 /// Tells that a payout was sent, or that it waits for the affiliate's account: each once, however often the

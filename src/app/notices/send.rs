@@ -8,12 +8,17 @@
 
 use std::time::Duration;
 
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    app::App,
+    app::{
+        App,
+        seal::{self, SealError},
+    },
     domain::{
+        ids::NoticeId,
         job::JobState,
         notice::{self, Topic},
         payout::PayoutState,
@@ -23,12 +28,13 @@ use crate::{
     failpoint::{self, Failpoint},
     mail::{
         Letter, Mailer, Reader, SendError, Session,
-        letter::{Balance, Line},
+        letter::{Balance, Invitation, Line},
     },
     store::{
         Conn, StoreError, Tx,
         findings::{self, NewFinding, Severity},
         mail::{self, Lease, Parting},
+        mail_tokens,
     },
 };
 
@@ -46,6 +52,10 @@ const UNDELIVERED: &str = "mail_undelivered";
 pub async fn step(app: &App, mailer: &Mailer, stop: &CancellationToken) -> Result<usize, StoreError> {
     // Fixed for the step: a mail that fails in it is due later, and has its next turn in another step.
     let due = app.now();
+    // Most often there is nothing, and a look disturbs nobody.
+    if !mail::is_any_due(&mut app.db.read().await?, due).await? {
+        return Ok(0);
+    }
     let mut tx = app.db.begin().await?;
     mail::gather(&mut tx, due, MAILS_MAX).await?;
     commit(tx).await?;
@@ -97,7 +107,7 @@ async fn send_next(
     let Some(lease) = claimed else { return Ok(Turn::Nobody) };
     let outcome = match prepare(app, &lease).await? {
         Ok((to, letter, reader)) => deliver(mailer, session, &lease, &to, &letter, &reader).await,
-        Err(reason) => Outcome::NotToBeSent(reason),
+        Err(outcome) => outcome,
     };
     lay_down(app, &lease, &outcome).await?;
     Ok(match outcome {
@@ -118,21 +128,47 @@ enum Outcome {
     Later { reason: String, is_server: bool },
 }
 
-/// Whom a mail goes to and what it says, by what is true now; or why it is not to be sent any more.
-async fn prepare(
-    app: &App,
-    lease: &Lease,
-) -> Result<Result<(String, Letter, Reader), &'static str>, StoreError> {
+/// Whom a mail goes to and what it says, by what is true now; or what comes of one that is not sent.
+async fn prepare(app: &App, lease: &Lease) -> Result<Result<(String, Letter, Reader), Outcome>, StoreError> {
+    let over = |reason| Ok(Err(Outcome::NotToBeSent(reason)));
     let mut conn = app.db.read().await?;
     let Some(reader) = mail::find_reader(&mut conn, &lease.enrollment_id).await? else {
-        return Ok(Err("no_enrollment"));
+        return over("no_enrollment");
     };
-    let Some(email) = reader.email else { return Ok(Err("no_address")) };
-    let Some(letter) = letter(&mut conn, lease, reader.status).await? else { return Ok(Err("superseded")) };
+    let Some(email) = reader.email else { return over("no_address") };
+    let letter = match mail_tokens::find(&mut conn, &lease.mail_id).await? {
+        Some((notice, sealed)) => match invitation(app, &notice, &sealed) {
+            Ok(invitation) => Letter::Enrollment(reader.status, Some(invitation)),
+            Err(error) => {
+                error!(mail.id = lease.mail_id.as_str(), reason = %error, "an invitation cannot be sent");
+                return Ok(Err(Outcome::Later { reason: "token_sealed".to_owned(), is_server: false }));
+            }
+        },
+        None => match letter(&mut conn, lease, reader.status).await? {
+            Some(letter) => letter,
+            None => return over("superseded"),
+        },
+    };
     Ok(Ok((email, letter, Reader::new(&reader.name, &reader.program, &reader.owner))))
 }
 
-/// What the mail says; none when what it was to tell is not true any more.
+/// How an enrollment is taken over with the token that waits with a notice.
+fn invitation(app: &App, notice: &NoticeId, sealed: &[u8]) -> Result<Invitation, SealError> {
+    let opened = seal::open(app.config.master_key.as_ref(), super::place(notice), sealed)?;
+    // What was sealed here is text; the seal proves that it is what was sealed.
+    let token = SecretString::from(&*String::from_utf8_lossy(opened.expose_secret()));
+    let link = app.config.mail.as_ref().and_then(|mail| mail.invite_url.as_ref());
+    Ok(match link {
+        Some(invite_url) => Invitation::Link(invite_url.with(&token)),
+        None => Invitation::Token {
+            token,
+            api: app.config.server.public_url.clone(),
+            has_signup: app.config.programs.public_signup,
+        },
+    })
+}
+
+/// What a mail without a token says; none when what it was to tell is not true any more.
 async fn letter(
     conn: &mut Conn,
     lease: &Lease,
@@ -152,7 +188,7 @@ async fn letter(
     let Some((object, word)) = mail::find_told(conn, &lease.mail_id).await? else { return Ok(None) };
     if lease.topic == Topic::Enrollment {
         // A later status has a notice of its own.
-        return Ok((word.as_deref() == Some(status.as_str())).then_some(Letter::Enrollment(status)));
+        return Ok((word.as_deref() == Some(status.as_str())).then_some(Letter::Enrollment(status, None)));
     }
     let Some(payout) = mail::find_payout(conn, &object).await? else { return Ok(None) };
     let mail::PayoutNow { state, due, fee, sent, reversed } = payout;
@@ -198,7 +234,7 @@ async fn lay_down(app: &App, lease: &Lease, outcome: &Outcome) -> Result<(), Sto
         Outcome::NotToBeSent(reason) => over(JobState::Discarded, Some(*reason)),
         Outcome::Refused(reason) => over(JobState::Parked, Some(reason.as_str())),
         Outcome::Later { reason, is_server } => {
-            let next = notice::next_attempt(lease.attempts, mail_id, lease.created_at, now);
+            let next = notice::next_attempt(lease.attempts, mail_id, lease.tried_since, now);
             if *is_server {
                 error!(mail.id = mail_id, reason, "the mail server takes no mail; look at `mail.url`");
             }
@@ -211,6 +247,9 @@ async fn lay_down(app: &App, lease: &Lease, outcome: &Outcome) -> Result<(), Sto
         info!(mail.id = mail_id, "a mail was taken over by another node before it was laid down");
         return Ok(());
     }
+    if matches!(parting.state, JobState::Completed | JobState::Discarded) {
+        mail_tokens::forget(&mut tx, &lease.mail_id).await?;
+    }
     let enrollment = lease.enrollment_id.as_str();
     match (parting.state, parting.reason) {
         (JobState::Parked, reason) => {
@@ -222,7 +261,7 @@ async fn lay_down(app: &App, lease: &Lease, outcome: &Outcome) -> Result<(), Sto
                 object: enrollment.to_owned(),
                 detail: format!(
                     "the mail {mail_id} to this affiliate could not be delivered ({reason}); correct the \
-                     affiliate's address if it is wrong"
+                     affiliate's address if it is wrong; `remit mail retry {mail_id}` tries it again"
                 ),
             };
             findings::raise(&mut tx, &[finding], now).await?;
