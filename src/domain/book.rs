@@ -448,6 +448,7 @@ impl Book {
             Fact::SalePaid(paid) => std::iter::once(&paid.sale).chain(&paid.parent).collect(),
             Fact::SaleLinked { sale, alias } => vec![sale, alias],
             Fact::SaleAttributed { subject: Subject::Sale(object), .. } => vec![object],
+            Fact::HoldTold { sale, .. } => vec![sale],
             Fact::Refund(refund) => vec![&refund.sale],
             Fact::RefundedTotal { sale, .. } => vec![sale],
             Fact::Dispute(dispute) => vec![&dispute.sale],
@@ -479,6 +480,7 @@ impl Book {
             },
             Fact::SubscriptionEnded { subscription, .. } => vec![Subject::Subscription(subscription.clone())],
             Fact::SaleLinked { .. }
+            | Fact::HoldTold { .. }
             | Fact::Refund(_)
             | Fact::RefundedTotal { .. }
             | Fact::Dispute(_)
@@ -539,6 +541,7 @@ impl Book {
             }
             Fact::SalePaid(_)
             | Fact::SaleLinked { .. }
+            | Fact::HoldTold { .. }
             | Fact::Refund(_)
             | Fact::RefundedTotal { .. }
             | Fact::Dispute(_)

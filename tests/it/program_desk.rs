@@ -133,7 +133,7 @@ on_each_engine! {
         // The same order again changes nothing, whatever it says.
         site.report("order_1", json!({"code": "ann", "hold_period_days": 1})).await;
         assert_eq!(due().await, "2025-06-18T15:06:40Z");
-        // Of two decisions the later one counts.
+        // What a person decides outranks the report.
         site.api.clock.advance_secs(1);
         for _ in 0..2 {
             let (status, answer) = site.ask(Method::PUT, &path, json!({"hold_period_days": 5})).await;
@@ -142,7 +142,7 @@ on_each_engine! {
         site.report("order_1", json!({"code": "ann", "hold_period_days": 3})).await;
         assert_eq!(due().await, "2025-06-20T15:06:40Z", "what a person said since then holds");
         let decisions: Option<i64> = site.api.app.db.read().await.unwrap().q(HOLD_DECISIONS).scalar().await.unwrap();
-        assert_eq!(decisions, Some(2), "what stands is not decided again");
+        assert_eq!(decisions, Some(1), "a report decides nothing, and what stands is not decided again");
         for days in [-1, 3_651] {
             let (status, answer) = site.ask(Method::PUT, &path, json!({"hold_period_days": days})).await;
             assert_eq!((status, &answer["error"]["code"]), (400, &json!("INVALID_HOLD_PERIOD")));

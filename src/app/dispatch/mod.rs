@@ -27,6 +27,7 @@ use self::{
 };
 use super::{
     App,
+    fold::Counters,
     payouts::{self, Ending, MoveError, Reach, Scene},
 };
 use crate::{
@@ -536,9 +537,10 @@ impl Dispatcher {
         reply: &Reply,
         answer: &Answer,
     ) -> Result<Went, MoveError> {
-        let mut conflicts = 0;
+        let (mut conflicts, mut counters) = (0, Counters::default());
         loop {
-            match self.try_judge(lease, number, reply, answer).await {
+            match self.try_judge(lease, number, reply, answer, &counters).await {
+                Err(MoveError::Uncounted(keys)) if counters.extend(&keys) => {}
                 Err(MoveError::Store(error)) if error.is_retryable() && conflicts < CONFLICTS_MAX => {
                     conflicts += 1;
                     tokio::task::yield_now().await;
@@ -564,10 +566,11 @@ impl Dispatcher {
         number: i64,
         reply: &Reply,
         answer: &Answer,
+        counters: &Counters,
     ) -> Result<Went, MoveError> {
         let now = self.app.now();
         let reach = match answer.verdict {
-            Verdict::Executed | Verdict::Refused => Reach::Sales,
+            Verdict::Executed | Verdict::Refused => Reach::Sales(counters),
             Verdict::NotSent
             | Verdict::TurnedAway
             | Verdict::Unauthorized
@@ -642,7 +645,9 @@ impl Dispatcher {
             },
         };
         jobs::keep_look_up(&mut tx, &lease.intent_id, number, looked, &Kept::default(), now).await?;
-        let reach = if found_now == Some(Found::One) { Reach::Sales } else { Reach::Intent };
+        // What is paid is not folded again, so nothing is counted.
+        let counters = Counters::default();
+        let reach = if found_now == Some(Found::One) { Reach::Sales(&counters) } else { Reach::Intent };
         let scene = payouts::lock(&mut tx, &lease.intent_id, reach).await?;
         let Some(mut scene) = scene else { return Err(MoveError::NoPurpose(lease.intent_id.clone())) };
         let outcome = found_now.map_or(Outcome::Again, |found| scene.stored.intent.after_look_up(found));
