@@ -334,7 +334,8 @@ async fn check(
     named.map(|enrollment| Some(enrollment.id.clone())).ok_or_else(unknown_code)
 }
 
-fn is_text(text: &str) -> bool {
+/// Whether a text of an owner's can be stored and searched for.
+pub(super) fn is_text(text: &str) -> bool {
     (1..=200).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 

@@ -9,11 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{Conn, Sql, StoreError, Tx, row::At, sales::write_rows};
+use super::{
+    Conn, Sql, StoreError, Tx,
+    row::At,
+    sales::{scope, write_rows},
+};
 use crate::{
     domain::{
-        book::{CounterKey, FirstPayment, Tallies, Tally},
-        ids::EnrollmentId,
+        book::{CounterKey, FirstPayment, SubjectKey, Tallies, Tally},
+        fact::Subject,
+        ids::{EnrollmentId, OrganizationId},
         money::Currency,
         time::Timestamp,
     },
@@ -96,6 +101,8 @@ async fn sales(
     conn: &mut Conn,
     affiliates: &BTreeSet<(&EnrollmentId, Currency)>,
 ) -> Result<Vec<(CounterKey, Tally)>, StoreError> {
+    /// Key, sales, revenue, and when the latest was paid.
+    type Kept = (String, Option<i64>, Option<i64>, Option<i64>);
     const KEPT: &str = "SELECT k.value->>'key', c.sales, c.revenue_minor,
             (SELECT m.paid_at_us FROM commission m WHERE m.enrollment_id = k.value->>'e'
                 AND m.counted_currency = k.value->>'c' AND m.counted_minor IS NOT NULL
@@ -119,8 +126,7 @@ async fn sales(
         json!({ "key": text(&key), "e": enrollment, "c": currency })
     };
     let rows: Vec<Value> = affiliates.iter().map(row).collect();
-    let kept: Vec<(String, Option<i64>, Option<i64>, Option<i64>)> =
-        conn.q(KEPT).bind(Value::from(rows.clone()).to_string()).all().await?;
+    let kept: Vec<Kept> = conn.q(KEPT).bind(Value::from(rows.clone()).to_string()).all().await?;
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     let mut unknown: BTreeSet<String> = BTreeSet::new();
     for (key, count, revenue, latest) in kept {
@@ -142,6 +148,27 @@ async fn sales(
         }
     }
     Ok(keys.into_iter().map(|(text, key)| (key, tallies.remove(&text).unwrap_or_default())).collect())
+}
+
+/// What a customer of the owner has paid to the credit of the affiliate, by every customer of that id: each
+/// project and each provider has its own. None who has paid nothing is among them.
+pub async fn tallies_of_customer(
+    conn: &mut Conn,
+    owner: &OrganizationId,
+    enrollment: &EnrollmentId,
+    customer: &str,
+) -> Result<Vec<Tally>, StoreError> {
+    const SQL: &str = "SELECT c.project_id, c.realm FROM carrier c JOIN project p ON p.id = c.project_id
+        WHERE c.carrier_id = $1 AND c.kind = 'customer' AND p.organization_id = $2";
+    let found: Vec<(String, String)> = conn.q(SQL).bind(customer).bind(owner.as_str()).all().await?;
+    let mut keys = Vec::new();
+    for (project, realm) in found {
+        let subject = Subject::Customer(customer.to_owned());
+        keys.extend(SubjectKey { scope: scope(&project, realm)?, subject }.customer_key());
+    }
+    let customers = keys.iter().map(|key| (enrollment, key.as_str())).collect();
+    let tallies = payments(conn, &customers).await?.into_iter().map(|(_, tally)| tally);
+    Ok(tallies.filter(|tally| tally.count > 0).collect())
 }
 
 /// The payments of these customers, of all of them at once: a batch has a customer for nearly every sale.

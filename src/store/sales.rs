@@ -43,7 +43,7 @@ fn currency(table: &'static str, code: &str, id: &str) -> Result<Currency, Store
     Currency::parse(code).map_err(|_| corrupt(table, "currency", id))
 }
 
-fn scope(project: &str, realm: String) -> Result<Scope, StoreError> {
+pub(super) fn scope(project: &str, realm: String) -> Result<Scope, StoreError> {
     let project_id = ProjectId::parse(project).map_err(|_| corrupt("project", "id", project))?;
     Ok(Scope { project_id, realm: Realm::from_stored(realm) })
 }
