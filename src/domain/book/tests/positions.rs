@@ -1,5 +1,6 @@
 //! Rules that look at other sales (`rulings.md` 9): what a sale's place is, when it is decided, and what
-//! never moves it. The counts come from all commissions of the book, as the store takes them.
+//! never moves it. What was brought is kept from fold to fold, as in the store, and compared with a count of all
+//! commissions of the book each time.
 
 use super::{
     examples::{code, decision, link, of_ann, shop_of, stripe},
