@@ -72,6 +72,17 @@ impl Change {
         Self { action, object, organization_id, before: None, after: None }
     }
 
+    /// The object is called as a person may be: of its name the first letter is kept, as of addresses.
+    #[must_use]
+    pub fn of_a_person(mut self) -> Self {
+        for picture in [&mut self.before, &mut self.after].into_iter().flatten() {
+            if let Some(Value::String(name)) = picture.get_mut("name") {
+                *name = name.chars().take(1).chain("***".chars()).collect();
+            }
+        }
+        self
+    }
+
     /// With what the object was.
     #[must_use]
     pub fn before(self, object: &impl Serialize) -> Self {
@@ -231,6 +242,16 @@ mod tests {
             kept,
             json!({"subject_ref": "us***", "anonymous_id": null, "sale": {"subject_ref": "ö@***"}})
         );
+    }
+
+    #[test]
+    fn of_the_name_of_who_may_be_a_person_one_letter_is_kept() {
+        let change =
+            |name: &str| Change::new("organization.created", "org_1", None).after(&json!({"name": name}));
+        for (name, kept) in [("Jane Doe", "J***"), ("Ö", "Ö***"), ("", "***")] {
+            assert_eq!(change(name).of_a_person().after, Some(json!({"name": kept})));
+        }
+        assert_eq!(Change::new("organization.created", "org_1", None).of_a_person().after, None);
     }
 
     #[test]

@@ -161,6 +161,7 @@ async fn decide_once(app: &App, request: &Request, counters: &Counters) -> Resul
     let decision = Decision {
         id,
         enrollment_id: request.enrollment_id.clone(),
+        commission_id: None,
         kind: request.kind,
         reason: request.reason,
         amount: request.amount,

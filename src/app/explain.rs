@@ -413,7 +413,7 @@ fn steps(sale: &Sale, commission: &Commission, summary: Option<&Summary>) -> Res
             | DecisionKind::Reject
             | DecisionKind::HoldPeriod => continue,
         };
-        if decision.enrollment_id != commission.enrollment_id {
+        if !decision.is_about(commission) {
             continue;
         }
         steps.push(Step {

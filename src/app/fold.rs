@@ -191,6 +191,7 @@ pub(super) async fn fold_and_record(
     commissions::move_decisions(tx, &merged).await?;
     sales::copy_events(tx, &merged).await?;
     commissions::save(tx, book, &folded, now).await?;
+    counters::save(tx, &book.tallies).await?;
     surroundings::save_customer_emails(tx, book, &folded, now).await?;
     surroundings::request_bound(tx, book, &newly_referred(&folded, &earning), now).await?;
     let new: Vec<NewFinding> = folded

@@ -19,6 +19,7 @@ use super::{
     App, Refusal,
     audit::{self, Change},
     bank_payouts, dispatch,
+    fold::Counters,
     keys::{self, AuthError, Principal, Scope},
     new_id,
     payouts::{self, Reach, Scene, Subject},
@@ -189,8 +190,10 @@ pub async fn resolve(app: &App, by: &Principal, id: &str, new: &Resolution) -> R
     let now = app.now();
     let mut tx = app.db.begin().await?;
     let intent = job_views::find_intent(&mut tx, id).await?.ok_or(Refusal::NotFound)?;
+    let counters = Counters::default();
     let reach = match new.claim {
-        Claim::Executed(_) => Reach::Sales,
+        // What is paid is not folded again, so nothing is counted.
+        Claim::Executed(_) => Reach::Sales(&counters),
         Claim::NotExecuted if intent.as_str() == id => Reach::Intent,
         Claim::NotExecuted => {
             let message = "to say that nothing was executed, type the intent's own id (int_…), the one that \

@@ -32,7 +32,7 @@ pub async fn create(
     let mut tx = app.db.begin().await?;
     organizations::insert(&mut tx, &organization).await?;
     let change = Change::new("organization.created", &organization.id, Some(&organization.id));
-    audit::record(&mut tx, by, change.after(&organization), now).await?;
+    audit::record(&mut tx, by, change.after(&organization).of_a_person(), now).await?;
     super::commit_change(tx).await?;
     Ok(organization)
 }

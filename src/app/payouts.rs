@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     domain::{
-        book::{self, Realm},
+        book::{self, CounterKey, FoldError, Realm},
         charge::ChargeState,
         commission::{Decision, DecisionKind},
         fact::{ChargeSeen, Fact, TransferReversed, TransferSeen},
@@ -61,7 +61,11 @@ pub enum MoveError {
     Store(#[from] StoreError),
     /// The commissions of the payout could not be folded.
     #[error(transparent)]
-    Fold(FoldAndRecordError),
+    Fold(FoldError),
+    /// The commissions of the payout are counted for the rates of others. Nothing was written: the caller
+    /// begins again with a transaction that locks these first ([`Counters`]).
+    #[error("{} counters have to be locked first", .0.len())]
+    Uncounted(BTreeSet<CounterKey>),
     /// Amounts do not fit.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -80,8 +84,8 @@ impl From<FoldAndRecordError> for MoveError {
     fn from(error: FoldAndRecordError) -> Self {
         match error {
             FoldAndRecordError::Store(error) => Self::Store(error),
-            // What a payout claimed has its place among other sales already, so nothing is left to count.
-            fold @ (FoldAndRecordError::Fold(_) | FoldAndRecordError::Uncounted(_)) => Self::Fold(fold),
+            FoldAndRecordError::Uncounted(keys) => Self::Uncounted(keys),
+            FoldAndRecordError::Fold(error) => Self::Fold(error),
         }
     }
 }
@@ -98,6 +102,7 @@ impl MoveError {
         match self {
             Self::Store(error) => error.is_retryable() || error.is_unreachable(),
             Self::Fold(_)
+            | Self::Uncounted(_)
             | Self::Ledger(_)
             | Self::State(_)
             | Self::UnknownProvider(_)
@@ -120,24 +125,31 @@ pub(super) struct Scene {
     pub stored: StoredIntent,
     /// What it is for.
     pub subject: Subject,
+    /// What was locked before the sales, for rules that count them.
+    counters: Counters,
 }
 
 /// What else a caller needs locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reach<'a> {
     /// The intent and its payout or charge.
     Intent,
-    /// The sales too: their commissions will change.
-    Sales,
+    /// The sales too, behind the counters that their rules asked for: their commissions will change.
+    Sales(&'a Counters),
 }
 
 /// Locks an intent and what moves with it, then reads it. `None` when there is no such intent.
-pub(super) async fn lock(tx: &mut Tx, id: &IntentId, reach: Reach) -> Result<Option<Scene>, MoveError> {
+pub(super) async fn lock(tx: &mut Tx, id: &IntentId, reach: Reach<'_>) -> Result<Option<Scene>, MoveError> {
+    let counters = match reach {
+        Reach::Intent => Counters::default(),
+        Reach::Sales(counters) => counters.clone(),
+    };
+    counters.lock(tx).await?;
     let Some(before) = intents::load(tx, id).await? else { return Ok(None) };
     let no_purpose = || MoveError::NoPurpose(id.clone());
     let subject = match &before.purpose {
         Purpose::Payout(payout) => {
-            if reach == Reach::Sales {
+            if let Reach::Sales(_) = reach {
                 // What a payout pays never changes, so it can be read before the locks.
                 let sales = payouts::sales_of(tx, payout).await?;
                 sales::lock(tx, &sales).await?;
@@ -148,7 +160,7 @@ pub(super) async fn lock(tx: &mut Tx, id: &IntentId, reach: Reach) -> Result<Opt
     };
     intents::lock(tx, id).await?;
     let stored = intents::load(tx, id).await?.ok_or_else(no_purpose)?;
-    Ok(Some(Scene { stored, subject }))
+    Ok(Some(Scene { stored, subject, counters }))
 }
 
 /// The sending half of the provider of an intent.
@@ -413,7 +425,7 @@ pub(super) async fn end(
             payouts::free_lots(tx, &payout_id).await?;
             // While they were claimed, what happened to the sales could only carry forward.
             let sales = payouts::sales_of(tx, &payout_id).await?;
-            refold(app, tx, &sales, cause, now).await?;
+            refold(app, tx, &sales, &scene.counters, cause, now).await?;
             post(tx, &[entry], &[], cause, now).await?;
         }
     }
@@ -549,11 +561,12 @@ pub(super) fn next_look_up(stored: &StoredIntent, now: Timestamp) -> Option<Time
 pub(super) async fn take_back(
     app: &App,
     tx: &mut Tx,
-    stored: &mut StoredPayout,
+    scene: &mut Scene,
     reversed: i64,
     cause: &Cause,
     now: Timestamp,
 ) -> Result<(), MoveError> {
+    let Subject::Payout(stored) = &mut scene.subject else { return Ok(()) };
     let (revision, returned_before) = (stored.payout.revision, stored.payout.returned);
     let Some(entry) = stored.payout.give_back(reversed)? else { return Ok(()) };
     let event = if stored.payout.reversed >= stored.payout.split.send {
@@ -564,7 +577,7 @@ pub(super) async fn take_back(
     stored.payout.state = stored.payout.state.after(event)?;
     payouts::save(tx, stored, revision).await?;
     if stored.payout.on_transfer_reversed == OnTransferReversed::Clawback {
-        claw_back(app, tx, stored, returned_before, cause, now).await?;
+        claw_back(app, tx, stored, &scene.counters, returned_before, cause, now).await?;
     }
     let lot = Lot::of(&entry)?;
     post(tx, &[entry], &lot.iter().collect::<Vec<_>>(), cause, now).await
@@ -576,6 +589,7 @@ async fn claw_back(
     app: &App,
     tx: &mut Tx,
     stored: &StoredPayout,
+    counters: &Counters,
     returned_before: i64,
     cause: &Cause,
     now: Timestamp,
@@ -598,6 +612,7 @@ async fn claw_back(
         let decision = Decision {
             id: DecisionId::derived(&[payout.id.as_str(), commission.as_str(), &payout.returned.to_string()]),
             enrollment_id: payout.enrollment_id.clone(),
+            commission_id: Some(commission.clone()),
             kind: DecisionKind::TransferClawback,
             reason: None,
             amount: Some(more),
@@ -609,7 +624,7 @@ async fn claw_back(
         commissions::insert_decision(tx, &new).await?;
         sales.insert(sale_id);
     }
-    refold(app, tx, &sales, cause, now).await
+    refold(app, tx, &sales, counters, cause, now).await
 }
 
 /// Folds sales again because of something that is none of their own facts.
@@ -617,10 +632,11 @@ async fn refold(
     app: &App,
     tx: &mut Tx,
     sales: &BTreeSet<SaleId>,
+    counters: &Counters,
     cause: &Cause,
     now: Timestamp,
 ) -> Result<(), MoveError> {
-    let mut book = fold::load(tx, sales, &Counters::default()).await?;
+    let mut book = fold::load(tx, sales, counters).await?;
     for id in sales {
         if let Some(sale) = book.touch(id) {
             sale.causes.insert(cause.clone());
@@ -709,10 +725,22 @@ pub(super) async fn take_in_charge(
 /// [`Refusal::NotFound`], or a conflict `PAYOUT_SUBMITTED` when a call was written down.
 pub async fn cancel(app: &App, by: &Principal, id: &PayoutId) -> Result<(), Refusal> {
     by.require(Scope::Settle)?;
+    let mut counters = Counters::default();
+    while !try_cancel(app, by, id, &mut counters).await? {}
+    Ok(())
+}
+
+/// As [`cancel`]; `false` when it has to begin again, with more counters locked first.
+async fn try_cancel(
+    app: &App,
+    by: &Principal,
+    id: &PayoutId,
+    counters: &mut Counters,
+) -> Result<bool, Refusal> {
     let now = app.now();
     let mut tx = app.db.begin().await?;
     let Some(intent) = intents::find_by_payout(&mut tx, id).await? else { return Err(Refusal::NotFound) };
-    let scene = lock(&mut tx, &intent, Reach::Sales).await.map_err(refused)?;
+    let scene = lock(&mut tx, &intent, Reach::Sales(counters)).await.map_err(refused)?;
     let Some(mut scene) = scene else { return Err(Refusal::NotFound) };
     let Subject::Payout(stored) = &scene.subject else { return Err(Refusal::NotFound) };
     let program = stored.payout.program_id.clone();
@@ -731,13 +759,16 @@ pub async fn cancel(app: &App, by: &Principal, id: &PayoutId) -> Result<(), Refu
     }
     let cause = Cause::Time(format!("canceled by {}", by.actor()));
     let was = json!({ "state": stored.payout.state.as_str(), "reason": stored.reason });
-    end(app, &mut tx, &mut scene, Ending::Canceled, &cause, now).await.map_err(refused)?;
+    match end(app, &mut tx, &mut scene, Ending::Canceled, &cause, now).await {
+        Err(MoveError::Uncounted(keys)) if counters.extend(&keys) => return Ok(false),
+        ended => ended.map_err(refused)?,
+    }
     let change = Change::new("payout.canceled", id, Some(&owner)).before(&was);
     audit::record(&mut tx, by, change.after(&json!({ "state": "canceled" })), now).await?;
     failpoint::reach(Failpoint::CancelBeforeCommit);
     tx.commit().await?;
     failpoint::reach(Failpoint::CancelAfterCommit);
-    Ok(())
+    Ok(true)
 }
 
 /// A step that people asked for and that did not happen.

@@ -9,13 +9,15 @@ use super::{
     keys::{Principal, Scope},
     programs::visible,
     reckon::{self, Step},
+    report::is_text,
 };
 use crate::{
     domain::{
+        book::Tally,
         fact::{Item, ObjectKind, ObjectRef, SalePaid},
-        ids::{EnrollmentId, ProgramId},
+        ids::{EnrollmentId, OrganizationId, ProgramId},
         money::{Currency, MoneyError},
-        program::Directory,
+        program::{Directory, Program},
         sale::{SaleFacts, Summary},
         terms::{ApprovalMode, Limit, Position, Standing, Terms},
         time::Timestamp,
@@ -54,8 +56,13 @@ pub struct Question {
     /// Whose sale it is: their rate, their tier and their sponsors then count.
     #[serde(default)]
     pub enrollment_id: Option<EnrollmentId>,
-    /// Where the sale stands among others; by default where it would stand now, and the first payment of
-    /// its customer.
+    /// Who buys, by the id that the provider or the owner's reports know them by: it is then their next
+    /// payment to the credit of `enrollment_id`, under the terms that their first one froze. By default
+    /// somebody who has paid nothing yet.
+    #[serde(default)]
+    #[schema(nullable = false, min_length = 1, max_length = 200)]
+    pub customer: Option<String>,
+    /// Where the sale stands among others; by default where it would stand now.
     #[serde(default)]
     pub position: Option<Place>,
 }
@@ -86,7 +93,7 @@ pub struct Place {
     /// What they brought, minor units of the currency.
     #[schema(minimum = 0)]
     pub revenue_before_cents: i64,
-    /// Which payment of its customer it is, 1 for the first.
+    /// Which payment of its customer it is, 1 for the first; by default the one that comes next.
     #[schema(minimum = 1)]
     pub payment_number: Option<i64>,
     /// When the customer's first payment was made.
@@ -99,6 +106,9 @@ pub struct Place {
 pub struct Answer {
     /// The version of the program's terms.
     pub terms_version: i64,
+    /// Whether the rule asks which payment of the customer it is, and nobody said who the customer is: the
+    /// answer is then that of a first payment.
+    pub assumes_new_customer: bool,
     /// What a share is taken of, minor units of the sale's currency.
     pub base_cents: i64,
     /// What the sale earns, minor units.
@@ -162,17 +172,56 @@ pub async fn preview(
     });
     let enrollment = enrollment.transpose()?;
     let version = program.and_then(|program| program.terms_at(paid_at)).ok_or(Refusal::NotFound)?;
-    let terms = enrollment.map_or_else(|| version.terms.clone(), |found| found.terms_of(version, paid_at));
-    let position = match (terms.standing(), &question.position) {
-        (None, _) => None,
-        (Some(standing), Some(place)) => Some(given(standing, place, paid_at)?),
-        (Some(standing), None) => {
-            Some(standing_now(&mut conn, standing, question.enrollment_id.as_ref(), &sale).await?)
-        }
+    let mut terms =
+        enrollment.map_or_else(|| version.terms.clone(), |found| found.terms_of(version, paid_at));
+    let mut terms_version = version.version;
+    let paid_before = paid_before(&mut conn, &details.organization_id, &question).await?;
+    // As in the fold: the customer's first payment froze the terms of the later ones.
+    if program.is_some_and(Program::follows_customers)
+        && let Some(first) = paid_before.as_ref().and_then(|tally| tally.first.as_ref())
+    {
+        (terms, terms_version) = (first.terms.clone(), first.terms_version);
+    }
+    let place = question.position.clone().unwrap_or_default();
+    let position = match terms.standing() {
+        None => None,
+        Some(Standing::AmongSales) => Some(
+            among_sales(&mut conn, question.position.as_ref(), question.enrollment_id.as_ref(), &sale)
+                .await?,
+        ),
+        Some(Standing::AmongPayments) => Some(among_payments(&place, paid_before.as_ref(), paid_at)?),
     };
     drop(conn);
+    let assumes_new_customer = terms.standing() == Some(Standing::AmongPayments)
+        && place.payment_number.is_none()
+        && question.customer.is_none();
     let sponsors = Sponsors { directory: &directory, enrollment_id: question.enrollment_id.as_ref() };
-    answer(&terms, version.version, &sale, position, &sponsors).map_err(|_| too_large())
+    let answer = answer(&terms, terms_version, &sale, position, &sponsors).map_err(|_| too_large())?;
+    Ok(Answer { assumes_new_customer, ..answer })
+}
+
+/// What the customer has paid to the credit of the affiliate; none for whoever has paid nothing yet.
+async fn paid_before(
+    conn: &mut Conn,
+    owner: &OrganizationId,
+    question: &Question,
+) -> Result<Option<Tally>, Refusal> {
+    let Some(customer) = &question.customer else { return Ok(None) };
+    if !is_text(customer) {
+        let message = "customer must be 1 to 200 printable characters";
+        return Err(Refusal::invalid("INVALID_CUSTOMER", "customer", message));
+    }
+    let Some(enrollment) = &question.enrollment_id else {
+        let message = "payments of a customer are counted for one affiliate: name the enrollment_id too";
+        return Err(Refusal::invalid("MISSING_ENROLLMENT", "enrollment_id", message));
+    };
+    let mut found = counters::tallies_of_customer(conn, owner, enrollment, customer).await?;
+    if found.len() > 1 {
+        let message =
+            "several projects or providers have a customer of this id who has paid; give the position";
+        return Err(Refusal::invalid("AMBIGUOUS_CUSTOMER", "customer", message));
+    }
+    Ok(found.pop())
 }
 
 fn too_large() -> Refusal {
@@ -227,37 +276,44 @@ impl Line {
     }
 }
 
-fn given(standing: Standing, place: &Place, paid_at: Timestamp) -> Result<Position, Refusal> {
-    let number = place.payment_number.unwrap_or(1);
-    if place.sales_before < 0 || place.revenue_before_cents < 0 || number < 1 {
-        let message = "position counts from 0, payment_number from 1";
-        return Err(Refusal::invalid("INVALID_POSITION", "position", message));
-    }
-    Ok(match standing {
-        Standing::AmongSales => {
-            Position::Sales { count: place.sales_before, revenue: place.revenue_before_cents }
-        }
-        Standing::AmongPayments => {
-            Position::Payments { number, first_paid_at: place.first_paid_at.unwrap_or(paid_at) }
-        }
-    })
+fn invalid_position() -> Refusal {
+    let message = "position counts from 0, payment_number from 1";
+    Refusal::invalid("INVALID_POSITION", "position", message)
 }
 
-/// Where a sale of the affiliate would stand now; that of nobody is the first.
-async fn standing_now(
+/// Which payment of the customer it is: as it was asked for, else the next.
+fn among_payments(place: &Place, before: Option<&Tally>, paid_at: Timestamp) -> Result<Position, Refusal> {
+    let next = before.map_or(1, |tally| tally.count.saturating_add(1));
+    let number = place.payment_number.unwrap_or(next);
+    if place.sales_before < 0 || place.revenue_before_cents < 0 || number < 1 {
+        return Err(invalid_position());
+    }
+    let first = before.and_then(|tally| tally.first.as_ref()).map(|first| first.paid_at);
+    let first_paid_at = place.first_paid_at.or(first).unwrap_or(paid_at);
+    Ok(Position::Payments { number, first_paid_at })
+}
+
+/// After how many sales of the affiliate it comes: as it was asked for, else after all there are. A sale of
+/// nobody is the first.
+async fn among_sales(
     conn: &mut Conn,
-    standing: Standing,
+    place: Option<&Place>,
     enrollment: Option<&EnrollmentId>,
     sale: &Summary,
 ) -> Result<Position, Refusal> {
-    match (standing, enrollment) {
-        (Standing::AmongSales, Some(enrollment)) => {
+    let (count, revenue) = match (place, enrollment) {
+        (Some(place), _) => (place.sales_before, place.revenue_before_cents),
+        (None, Some(enrollment)) => {
             let tally = counters::tally_of_sales(conn, enrollment, sale.currency).await?;
-            Ok(Position::Sales { count: tally.count, revenue: tally.revenue })
+            (tally.count, tally.revenue)
         }
-        (Standing::AmongSales, None) => Ok(Position::Sales { count: 0, revenue: 0 }),
-        (Standing::AmongPayments, _) => Ok(Position::Payments { number: 1, first_paid_at: sale.paid_at }),
+        (None, None) => (0, 0),
+    };
+    let is_number = place.is_none_or(|place| place.payment_number.is_none_or(|number| number >= 1));
+    if count < 0 || revenue < 0 || !is_number {
+        return Err(invalid_position());
     }
+    Ok(Position::Sales { count, revenue })
 }
 
 /// Who would earn besides the affiliate.
@@ -288,6 +344,7 @@ fn answer(
     }
     Ok(Answer {
         terms_version,
+        assumes_new_customer: false,
         base_cents: earned.base,
         amount_cents: earned.amount,
         kept_cents: terms.kept(&earned, sale)?,

@@ -118,6 +118,7 @@ impl From<MoveError> for Failure {
     fn from(error: MoveError) -> Self {
         match error {
             MoveError::Store(error) => error.into(),
+            MoveError::Uncounted(keys) => Self::Uncounted(keys),
             lasting => Self::Fold(lasting.to_string()),
         }
     }
@@ -421,6 +422,7 @@ async fn pass_on_to_payouts(
             Fact::SalePaid(_)
             | Fact::SaleLinked { .. }
             | Fact::SaleAttributed { .. }
+            | Fact::HoldTold { .. }
             | Fact::Refund(_)
             | Fact::RefundedTotal { .. }
             | Fact::Dispute(_)
@@ -534,6 +536,7 @@ async fn news_of_carriers(
             Fact::SaleAttributed { subject: Subject::Sale(_), .. }
             | Fact::SalePaid(_)
             | Fact::SaleLinked { .. }
+            | Fact::HoldTold { .. }
             | Fact::Refund(_)
             | Fact::RefundedTotal { .. }
             | Fact::Dispute(_)

@@ -123,7 +123,8 @@ async fn release(
 ) -> Result<usize, FoldAndRecordError> {
     let mut counters = Counters::default();
     loop {
-        let error = match fold_due(app, &mut tx, due, &counters, now).await {
+        let program = asked.map(|asked| &asked.program.id);
+        let error = match fold_due(app, &mut tx, due, &counters, program, now).await {
             Ok(released) => {
                 if let Some(Asked { by, program }) = asked {
                     let after = json!({ "sales": due, "released": released });
@@ -155,6 +156,7 @@ async fn fold_due(
     tx: &mut Tx,
     due: &BTreeSet<SaleId>,
     counters: &Counters,
+    program: Option<&ProgramId>,
     now: Timestamp,
 ) -> Result<usize, FoldAndRecordError> {
     let mut book = fold::load(tx, due, counters).await?;
@@ -166,6 +168,8 @@ async fn fold_due(
     let folded = fold::fold_and_record(app, tx, &mut book, now).await?;
     let released = folded.iter().flat_map(|folded| &folded.posted).filter(|posted| {
         posted.commission.state == CommissionState::Payable
+            // A sale that has come to belong to another program since is folded whole, and told of there.
+            && program.is_none_or(|program| posted.commission.program_id == *program)
             && posted.entries.iter().any(|entry| entry.kind == EntryKind::Release)
     });
     Ok(released.count())

@@ -25,9 +25,9 @@ use super::{
 };
 use crate::{
     domain::{
-        commission::DecisionKind,
+        commission::{Decision, DecisionKind},
         fact::{Fact, Hint, HintSource, ObjectKind, ObjectRef, SalePaid, Subject},
-        ids::{ConversionId, EnrollmentId, ProgramId, ProjectId, SaleId},
+        ids::{EnrollmentId, ProgramId, ProjectId, SaleId},
         money::Currency,
         program::normalise_code,
         terms::CommissionRule,
@@ -74,8 +74,7 @@ pub struct Report {
     /// The owner's own id of a customer, whose later orders are renewals.
     #[serde(default)]
     pub customer: Option<String>,
-    /// Days that this commission is held, other than its program says. Taken as a decision once there is a
-    /// commission.
+    /// Days that the commission is held in the program that this was reported to, other than that says.
     #[serde(default)]
     pub hold_period_days: Option<u16>,
 }
@@ -118,7 +117,11 @@ impl Report {
         }
         if let Some(program) = &self.program_id {
             let hint = Hint { source: HintSource::Program, code: program.clone(), at: self.occurred_at };
-            facts.push(Fact::SaleAttributed { subject: Subject::Sale(sale), hint });
+            facts.push(Fact::SaleAttributed { subject: Subject::Sale(sale.clone()), hint });
+        }
+        let program = self.program_id.as_deref().and_then(|id| ProgramId::parse(id).ok());
+        if let (Some(program), Some(days)) = (program, self.hold_period_days) {
+            facts.push(Fact::HoldTold { sale, program, days });
         }
         facts
     }
@@ -167,8 +170,8 @@ pub enum Reported {
 ///
 /// # Errors
 /// [`Refusal::Invalid`] naming the field, [`Refusal::NotFound`] for a program or project of somebody
-/// else, [`Refusal::Conflict`] when the sale of a code belongs to another affiliate or earns nothing, and
-/// with `INVALID_STATE` when it is too late to hold the commission for other days.
+/// else, [`Refusal::Conflict`] when the sale of a code belongs to another affiliate or to nobody, and with
+/// `INVALID_STATE` when it is too late to hold the commission for other days.
 pub async fn report(
     app: &App,
     by: &Principal,
@@ -209,12 +212,9 @@ pub async fn report(
         let mut conn = app.db.read().await?;
         views::find_reported_conversion(&mut conn, new.project_id.as_str(), &new.external_id).await?
     };
-    let earned = match earned {
-        Some(conversion) if conversion.program_id == program_id.as_str() => {
-            Some(hold(app, by, &stored, conversion).await?)
-        }
-        other => other,
-    };
+    if let Some(conversion) = earned.as_ref().filter(|earned| earned.program_id == program_id.as_str()) {
+        check_hold(app, &stored, conversion).await?;
+    }
     let Some(named) = named else {
         return Ok(match earned {
             Some(conversion) if conversion.program_id == program_id.as_str() => {
@@ -239,47 +239,35 @@ pub async fn report(
         None => Err(Refusal::conflict(
             "NOT_ATTRIBUTED",
             "the report was stored, but the sale earns nothing: the program or the affiliate was not active \
-             when it was paid, or its terms give nothing for it",
+             when it was paid",
         )),
     }
 }
 
-/// Holds the commission for the days that the stored report names, unless somebody has decided on the days
-/// already. Nothing becomes payable before the merge grace is over, so this comes in time; and a report that
-/// was interrupted before it is sent again.
-async fn hold(
-    app: &App,
-    by: &Principal,
-    stored: &str,
-    conversion: ConversionRow,
-) -> Result<ConversionRow, Refusal> {
+/// Refuses to answer as if the stored report's hold had come in time, where a webhook of the same order was
+/// before it and the commission is payable. A longer or shorter hold that somebody decided on is not the
+/// report's business.
+async fn check_hold(app: &App, stored: &str, conversion: &ConversionRow) -> Result<(), Refusal> {
+    let corrupt = |_| Refusal::NotFound;
     let mut conn = app.db.read().await?;
     let body = inbox::find_body(&mut conn, stored).await?.unwrap_or_default();
     let days = serde_json::from_slice::<Report>(&body).ok().and_then(|report| report.hold_period_days);
-    let Some(days) = days else { return Ok(conversion) };
-    let corrupt = |_| Refusal::NotFound;
+    let Some(days) = days else { return Ok(()) };
     let sale_id = SaleId::parse(&conversion.sale_id).map_err(corrupt)?;
-    let is_decided = views::list_decisions(&mut conn, &sale_id).await?.iter().any(|decision| {
-        decision.kind == DecisionKind::HoldPeriod.as_str()
-            && decision.enrollment_id == conversion.enrollment_id
-    });
-    drop(conn);
-    if is_decided {
-        return Ok(conversion);
+    let Some(sale) = super::explain::load_sale(&mut conn, &sale_id).await? else { return Ok(()) };
+    let direct = sale.commissions.iter().find(|known| known.id.as_str() == conversion.commission_id);
+    let Some(direct) = direct.filter(|known| known.released > 0) else { return Ok(()) };
+    let is_decided =
+        |decision: &Decision| decision.kind == DecisionKind::HoldPeriod && decision.is_about(direct);
+    if app.now() >= direct.paid_at.plus_days(i64::from(days)) || sale.decisions.iter().any(is_decided) {
+        return Ok(());
     }
-    let request = decide::Request {
-        sale_id,
-        enrollment_id: EnrollmentId::parse(&conversion.enrollment_id).map_err(corrupt)?,
-        kind: DecisionKind::HoldPeriod,
-        reason: None,
-        amount: Some(i64::from(days)),
-        note: None,
-        by: by.clone(),
-        idempotency_key: None,
-    };
-    decide::decide(app, &request).await?;
-    let id = ConversionId::parse(&conversion.id).map_err(corrupt)?;
-    Ok(views::find_conversion(&mut app.db.read().await?, &id).await?.unwrap_or(conversion))
+    let message = format!(
+        "the report was stored, but its commission was {} before the report said how long to hold it; nothing \
+         was taken back",
+        direct.state.as_str()
+    );
+    Err(Refusal::conflict("INVALID_STATE", message))
 }
 
 /// The currency of a report that names none.
@@ -346,7 +334,8 @@ async fn check(
     named.map(|enrollment| Some(enrollment.id.clone())).ok_or_else(unknown_code)
 }
 
-fn is_text(text: &str) -> bool {
+/// Whether a text of an owner's can be stored and searched for.
+pub(super) fn is_text(text: &str) -> bool {
     (1..=200).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 

@@ -83,7 +83,7 @@ pub async fn sign_up(app: &App, by: &Principal, new: NewAccount) -> Result<Signe
     accounts::insert(&mut tx, &account).await?;
     let key = keys::first_of(&mut tx, &organization.id, now).await?;
     let change = Change::new("account.signed_up", &account.id, Some(&organization.id)).after(&organization);
-    audit::record(&mut tx, by, change, now).await?;
+    audit::record(&mut tx, by, change.of_a_person(), now).await?;
     super::commit_change(tx).await?;
     Ok(SignedUp { account, organization, key: key.text })
 }

@@ -9,7 +9,9 @@
 use tracing::{debug, error, warn};
 
 use super::{
-    App, new_id,
+    App,
+    fold::Counters,
+    new_id,
     payouts::{self, MoveError, Reach, Scene, Subject},
 };
 use crate::{
@@ -56,10 +58,11 @@ pub async fn step(app: &App) -> Result<usize, StoreError> {
         transfers::list_due(&mut conn, app.now(), NEWS_MAX).await?
     };
     for news in &due {
-        let mut conflicts = 0;
+        let (mut conflicts, mut counters) = (0, Counters::default());
         let failure = loop {
-            match take_in(app, news).await {
+            match take_in(app, news, &counters).await {
                 Ok(()) => break None,
+                Err(MoveError::Uncounted(keys)) if counters.extend(&keys) => {}
                 Err(MoveError::Store(error)) if error.is_retryable() && conflicts < CONFLICTS_MAX => {
                     conflicts += 1;
                     tokio::task::yield_now().await;
@@ -94,7 +97,7 @@ async fn postpone(app: &App, news: &News, failure: &MoveError) -> Result<(), Sto
     super::commit_postponed(tx).await
 }
 
-async fn take_in(app: &App, news: &News) -> Result<(), MoveError> {
+async fn take_in(app: &App, news: &News, counters: &Counters) -> Result<(), MoveError> {
     let now = app.now();
     let mut tx = app.db.begin().await?;
     let told = transfers::find(&mut tx, news).await?;
@@ -102,7 +105,7 @@ async fn take_in(app: &App, news: &News) -> Result<(), MoveError> {
         && !told.of_charge
     {
         match intent_of(&mut tx, news, &told).await? {
-            Some(intent) => meet(app, &mut tx, &intent, news, &told, now).await?,
+            Some(intent) => meet(app, &mut tx, &intent, news, &told, counters, now).await?,
             None => report_orphan(&mut tx, news, &told, now).await?,
         }
     }
@@ -165,6 +168,7 @@ async fn meet(
     intent: &IntentId,
     news: &News,
     told: &Told,
+    counters: &Counters,
     now: Timestamp,
 ) -> Result<(), MoveError> {
     // All payouts leave through the platform's account. Whoever else holds an endpoint chooses its secret
@@ -173,7 +177,7 @@ async fn meet(
         debug!(transfer.id = news.transfer_id, "another account's endpoint names an intent; it is not heard");
         return Ok(());
     }
-    let Some(mut scene) = payouts::lock(tx, intent, Reach::Sales).await? else { return Ok(()) };
+    let Some(mut scene) = payouts::lock(tx, intent, Reach::Sales(counters)).await? else { return Ok(()) };
     let cause = match &news.event_id {
         Some(event) => Cause::Event(event.clone()),
         None => Cause::Call(intent.to_string()),
@@ -203,8 +207,7 @@ async fn meet(
             return contradiction(tx, &mut scene, news, Quarantine::Contradiction, now).await;
         }
     }
-    let Subject::Payout(stored) = &mut scene.subject else { return Ok(()) };
-    payouts::take_back(app, tx, stored, told.reversed, &cause, now).await
+    payouts::take_back(app, tx, &mut scene, told.reversed, &cause, now).await
 }
 
 /// What was told of the transfer, against what was asked for.

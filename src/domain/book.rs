@@ -135,6 +135,17 @@ impl SubjectKey {
             }
         }
     }
+
+    /// Under which key payments are counted together, for what can make several ([`Sale::customer_key`]).
+    #[must_use]
+    pub fn customer_key(&self) -> Option<String> {
+        let (kind, id) = match &self.subject {
+            Subject::Customer(id) => ("customer", id),
+            Subject::Subscription(id) => ("subscription", id),
+            Subject::Sale(_) => return None,
+        };
+        Some(format!("{}/{}/{kind}/{id}", self.scope.project_id, self.scope.realm.as_str()))
+    }
 }
 
 /// One sale with everything the fold needs.
@@ -222,16 +233,8 @@ impl Sale {
         let of_kind = |customer: bool| {
             carriers.iter().find(|carrier| matches!(carrier.subject, Subject::Customer(_)) == customer)
         };
-        let scope = |scope: &Scope| format!("{}/{}", scope.project_id, scope.realm.as_str());
-        match of_kind(true).or_else(|| of_kind(false)) {
-            Some(SubjectKey { scope: of, subject: Subject::Customer(id) }) => {
-                format!("{}/customer/{id}", scope(of))
-            }
-            Some(SubjectKey { scope: of, subject: Subject::Subscription(id) }) => {
-                format!("{}/subscription/{id}", scope(of))
-            }
-            Some(SubjectKey { subject: Subject::Sale(_), .. }) | None => format!("sale/{}", self.id),
-        }
+        let carrier = of_kind(true).or_else(|| of_kind(false));
+        carrier.and_then(SubjectKey::customer_key).unwrap_or_else(|| format!("sale/{}", self.id))
     }
 
     fn advancement(&self) -> u8 {
@@ -449,7 +452,7 @@ impl Book {
             Fact::SaleLinked { sale, alias } => vec![sale, alias],
             Fact::SaleAttributed { subject: Subject::Sale(object), .. } => vec![object],
             Fact::Refund(refund) => vec![&refund.sale],
-            Fact::RefundedTotal { sale, .. } => vec![sale],
+            Fact::HoldTold { sale, .. } | Fact::RefundedTotal { sale, .. } => vec![sale],
             Fact::Dispute(dispute) => vec![&dispute.sale],
             Fact::ChargebackReversed(reversal) => vec![&reversal.sale],
             Fact::SaleAttributed { .. }
@@ -479,6 +482,7 @@ impl Book {
             },
             Fact::SubscriptionEnded { subscription, .. } => vec![Subject::Subscription(subscription.clone())],
             Fact::SaleLinked { .. }
+            | Fact::HoldTold { .. }
             | Fact::Refund(_)
             | Fact::RefundedTotal { .. }
             | Fact::Dispute(_)
@@ -539,6 +543,7 @@ impl Book {
             }
             Fact::SalePaid(_)
             | Fact::SaleLinked { .. }
+            | Fact::HoldTold { .. }
             | Fact::Refund(_)
             | Fact::RefundedTotal { .. }
             | Fact::Dispute(_)

@@ -84,6 +84,9 @@ pub struct Decision {
     pub id: DecisionId,
     /// Whose commission.
     pub enrollment_id: EnrollmentId,
+    /// For transfer clawbacks: the commission that the transfer paid. One affiliate can have earned twice
+    /// of one sale, directly and as a sponsor.
+    pub commission_id: Option<CommissionId>,
     /// What was decided.
     pub kind: DecisionKind,
     /// For clawbacks.
@@ -94,6 +97,21 @@ pub struct Decision {
     pub amount: Option<i64>,
     /// When it was decided.
     pub at: Timestamp,
+}
+
+impl Decision {
+    /// Whether it is about this commission of its sale. People decide about the direct one, and what they
+    /// decide reaches the sponsors through it; an affiliate can have been either on the same sale.
+    #[must_use]
+    pub fn is_about(&self, commission: &Commission) -> bool {
+        match &self.commission_id {
+            Some(id) => *id == commission.id,
+            None => {
+                self.enrollment_id == commission.enrollment_id
+                    && (commission.level == 0 || self.kind == DecisionKind::TransferClawback)
+            }
+        }
+    }
 }
 
 /// A stop that was raised on a commission. Cleared at most once (`rulings.md` 10).
@@ -455,7 +473,7 @@ pub fn target(input: &Input<'_>) -> Result<Target, MoneyError> {
         });
     }
     // Once released it stays released, so that a later event about the sale does not flap.
-    let hold_over = sale.paid_at.plus_days(hold_days(input)).max(input.not_before);
+    let hold_over = sale.paid_at.plus_days(hold_days(input, sale)).max(input.not_before);
     if base.released || now >= hold_over {
         return Ok(Target { released: true, state: CommissionState::Payable, ..base });
     }
@@ -480,11 +498,14 @@ fn claimed(commission: &Commission, base: Target) -> Target {
     }
 }
 
-/// How long the commission is held: as a person last said, else as its terms say. Days.
-fn hold_days(input: &Input<'_>) -> i64 {
+/// How long the commission is held: as a person last said, else as the order was reported to its program
+/// with, else as its terms say. Days.
+fn hold_days(input: &Input<'_>, sale: &Summary) -> i64 {
     let said = input.decisions.iter().rev().find(|decision| decision.kind == DecisionKind::HoldPeriod);
-    let terms = i64::from(input.commission.terms.hold_period_days);
-    said.and_then(|decision| decision.amount).unwrap_or(terms)
+    said.and_then(|decision| decision.amount).unwrap_or_else(|| {
+        let reported = sale.holds.get(&input.commission.program_id);
+        i64::from(*reported.unwrap_or(&input.commission.terms.hold_period_days))
+    })
 }
 
 /// What an accepted sale adds to the tiers of later ones: refunds lower it, for later sales only

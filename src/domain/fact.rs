@@ -8,7 +8,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ids::IntentId, money::Currency, time::Timestamp};
+use super::{
+    ids::{IntentId, ProgramId},
+    money::Currency,
+    time::Timestamp,
+};
 
 /// What kind of object an id of a payment names. All of them can be aliases of one sale
 /// (`rulings.md` 4); a subscription or a customer never is.
@@ -401,6 +405,15 @@ pub enum Fact {
         subject: Subject,
         /// The code.
         hint: Hint,
+    },
+    /// The owner said, with an order, for how long its commission in a program is held.
+    HoldTold {
+        /// The order.
+        sale: ObjectRef,
+        /// The program that it was reported to; the commission in another one is held as that one says.
+        program: ProgramId,
+        /// Days of 86 400 s, from the payment.
+        days: u16,
     },
     /// The state of one refund.
     Refund(Refund),

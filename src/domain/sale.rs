@@ -16,6 +16,7 @@ use super::{
         ChargebackReversed, Dispute, DisputePhase, Fact, ObjectKind, ObjectRef, Refund, RefundStatus,
         SalePaid,
     },
+    ids::ProgramId,
     money::{self, Currency, MoneyError},
     time::Timestamp,
 };
@@ -58,6 +59,9 @@ pub struct SaleFacts {
     pub chargeback_reversals: BTreeMap<String, ChargebackReversed>,
     /// Normalised e-mail addresses of the buyer. Personal data.
     pub buyer_emails: BTreeSet<String>,
+    /// For how many days the owner wants a program's commission held, by the order and the program that it
+    /// was reported to.
+    pub holds: BTreeMap<(ObjectRef, ProgramId), u16>,
 }
 
 /// Something about the facts that an operator should see. The name is the finding's kind.
@@ -150,6 +154,8 @@ pub struct Summary {
     pub items: Vec<Item>,
     /// Whether it was reported as something that needs no money, such as a sign-up.
     pub is_event: bool,
+    /// For how many days a program's commission is held, where the owner reported the order with that.
+    pub holds: BTreeMap<ProgramId, u16>,
     /// What stops unpaid money now.
     pub stops: BTreeSet<Stop>,
     /// What an operator should see.
@@ -310,11 +316,18 @@ impl SaleFacts {
         known.sale = known.sale.clone().max(reversal.sale.clone());
     }
 
+    /// Merges a hold: the longest that was told counts, so that no order of reports pays earlier.
+    pub fn merge_hold(&mut self, order: &ObjectRef, program: &ProgramId, days: u16) {
+        let known = self.holds.entry((order.clone(), program.clone())).or_insert(days);
+        *known = days.max(*known);
+    }
+
     /// Merges a fact about this sale's money. Facts about anything else change nothing and return
     /// `false`.
     pub fn merge(&mut self, fact: &Fact) -> bool {
         match fact {
             Fact::SalePaid(paid) => self.merge_payment(paid),
+            Fact::HoldTold { sale, program, days } => self.merge_hold(sale, program, *days),
             Fact::Refund(refund) => self.merge_refund(refund),
             Fact::RefundedTotal { sale, total, currency } => self.merge_refund_total(sale, *total, *currency),
             Fact::Dispute(dispute) => self.merge_dispute(dispute),
@@ -363,6 +376,9 @@ impl SaleFacts {
             self.merge_chargeback_reversal(reversal);
         }
         self.buyer_emails.extend(other.buyer_emails);
+        for ((order, program), days) in &other.holds {
+            self.merge_hold(order, program, *days);
+        }
     }
 
     /// What the facts say together; `None` while no object has told captured money.
@@ -414,6 +430,7 @@ impl SaleFacts {
             // Only the owner's own reports are of events that cost nothing; an invoice of nothing is a trial.
             is_event: amount == 0
                 && told.first().is_some_and(|(object, _)| object.kind == ObjectKind::External),
+            holds: self.longest_holds(),
             stops: self.stops(),
             oddities,
         }))
@@ -547,6 +564,16 @@ impl SaleFacts {
             }
         }
         Ok(money::sub(withdrawn, reinstated.max(reversed))?.max(0))
+    }
+
+    /// One sale can be several orders, when ids of the owner turn out to name one payment.
+    fn longest_holds(&self) -> BTreeMap<ProgramId, u16> {
+        let mut longest = BTreeMap::new();
+        for ((_, program), days) in &self.holds {
+            let known = longest.entry(program.clone()).or_insert(*days);
+            *known = (*known).max(*days);
+        }
+        longest
     }
 
     fn stops(&self) -> BTreeSet<Stop> {

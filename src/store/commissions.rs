@@ -108,6 +108,7 @@ struct DecisionRow {
     id: String,
     sale_id: String,
     enrollment_id: String,
+    commission_id: Option<String>,
     kind: String,
     reason: Option<String>,
     amount_minor: Option<i64>,
@@ -126,7 +127,8 @@ pub async fn load_into(conn: &mut Conn, sales: &mut BTreeMap<SaleId, Sale>) -> R
             f.cleared_at_us, f.cleared_by
         FROM commission c JOIN commission_flag f ON f.commission_id = c.id
         WHERE c.sale_id IN (SELECT value->>'id' FROM json_each($1))";
-    const DECISIONS: &str = "SELECT id, sale_id, enrollment_id, kind, reason, amount_minor, created_at_us
+    const DECISIONS: &str = "SELECT id, sale_id, enrollment_id, commission_id, kind, reason, amount_minor,
+            created_at_us
         FROM decision WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))
         ORDER BY created_at_us, id";
     if sales.is_empty() {
@@ -159,9 +161,11 @@ pub async fn load_into(conn: &mut Conn, sales: &mut BTreeMap<SaleId, Sale>) -> R
     for row in conn.q(DECISIONS).bind(&*list).all::<DecisionRow>().await? {
         let bad = |column| corrupt("decision", column, &row.id);
         let sale_id = SaleId::parse(&row.sale_id).map_err(|_| bad("sale_id"))?;
+        let commission_id = row.commission_id.as_deref().map(CommissionId::parse).transpose();
         let decision = Decision {
             id: DecisionId::parse(&row.id).map_err(|_| bad("id"))?,
             enrollment_id: EnrollmentId::parse(&row.enrollment_id).map_err(|_| bad("enrollment_id"))?,
+            commission_id: commission_id.map_err(|_| bad("commission_id"))?,
             kind: DecisionKind::parse(&row.kind).ok_or_else(|| bad("kind"))?,
             reason: row.reason.as_deref().and_then(ClawbackReason::parse),
             amount: row.amount_minor,
@@ -189,14 +193,15 @@ pub struct NewDecision {
 
 /// Stores a decision.
 pub async fn insert_decision(tx: &mut Tx, new: &NewDecision) -> Result<(), StoreError> {
-    const SQL: &str = "INSERT INTO decision (id, sale_id, enrollment_id, kind, reason, note, amount_minor,
-            actor, created_at_us)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    const SQL: &str = "INSERT INTO decision (id, sale_id, enrollment_id, commission_id, kind, reason, note,
+            amount_minor, actor, created_at_us)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
     let decision = &new.decision;
     tx.q(SQL)
         .bind(decision.id.as_str())
         .bind(new.sale_id.as_str())
         .bind(decision.enrollment_id.as_str())
+        .bind(decision.commission_id.as_ref().map(CommissionId::as_str))
         .bind(decision.kind.as_str())
         .bind(decision.reason.map(ClawbackReason::as_str))
         .bind(new.note.as_deref())

@@ -4,6 +4,7 @@
 //! The queries recompute from the lowest rows (postings, lots, facts) and compare with what is kept
 //! beside them. They are set-based, so a proof is a few scans, whatever the size of the books.
 
+mod counters;
 mod payouts;
 
 pub use payouts::list_stuck_runs;
@@ -53,7 +54,7 @@ impl Proof {
 
 /// Every rule that is checked by one query.
 pub fn proofs() -> impl Iterator<Item = &'static Proof> {
-    PROOFS.iter().chain(payouts::PROOFS)
+    PROOFS.iter().chain(payouts::PROOFS).chain(counters::PROOFS)
 }
 
 /// Rules of sales, commissions, lots and the ledger.

@@ -13,7 +13,7 @@ use crate::{
             ChargebackReversed, Dispute, DisputePhase, Hint, HintSource, ObjectKind, ObjectRef, Refund,
             RefundStatus, Subject,
         },
-        ids::{OrganizationId, ProjectId, SaleId},
+        ids::{OrganizationId, ProgramId, ProjectId, SaleId},
         money::Currency,
         sale::{Item, Payment, SaleStatus, Summary},
         time::Timestamp,
@@ -43,7 +43,7 @@ fn currency(table: &'static str, code: &str, id: &str) -> Result<Currency, Store
     Currency::parse(code).map_err(|_| corrupt(table, "currency", id))
 }
 
-fn scope(project: &str, realm: String) -> Result<Scope, StoreError> {
+pub(super) fn scope(project: &str, realm: String) -> Result<Scope, StoreError> {
     let project_id = ProjectId::parse(project).map_err(|_| corrupt("project", "id", project))?;
     Ok(Scope { project_id, realm: Realm::from_stored(realm) })
 }
@@ -333,7 +333,7 @@ pub async fn load(conn: &mut Conn, ids: &BTreeSet<SaleId>) -> Result<BTreeMap<Sa
     Ok(sales)
 }
 
-/// Buyers, refunds, disputes and chargeback reversals of the sales in `list`.
+/// Buyers, refunds, disputes, chargeback reversals and reported holds of the sales in `list`.
 async fn load_returns(
     conn: &mut Conn,
     list: &str,
@@ -351,6 +351,8 @@ async fn load_returns(
         FROM dispute WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
     const REVERSALS: &str = "SELECT reverse_id, sale_id, charge_kind, charge_id, amount_minor, currency
         FROM chargeback_reversal WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
+    const HOLDS: &str = "SELECT kind, object_id, program_id, sale_id, days
+        FROM reported_hold WHERE sale_id IN (SELECT value->>'id' FROM json_each($1))";
     for (sale, email) in conn.q(BUYERS).bind(list).all::<(String, String)>().await? {
         of(sales, &sale)?.facts.buyer_emails.insert(email);
     }
@@ -403,6 +405,13 @@ async fn load_returns(
             currency: currency("chargeback_reversal", &row.currency, &row.reverse_id)?,
         };
         of(sales, &row.sale_id)?.facts.chargeback_reversals.insert(row.reverse_id, reversal);
+    }
+    let holds: Vec<(String, String, String, String, i64)> = conn.q(HOLDS).bind(list).all().await?;
+    for (kind, id, program, sale, days) in holds {
+        let order = object("reported_hold", &kind, &id)?;
+        let program = ProgramId::parse(&program).map_err(|_| corrupt("reported_hold", "program_id", &id))?;
+        let days = u16::try_from(days).map_err(|_| corrupt("reported_hold", "days", &id))?;
+        of(sales, &sale)?.facts.merge_hold(&order, &program, days);
     }
     Ok(())
 }
@@ -530,7 +539,8 @@ pub async fn save(tx: &mut Tx, book: &Book, folded: &[Folded]) -> Result<(), Sto
     save_aliases(tx, &sales).await?;
     save_payments(tx, &sales).await?;
     save_refunds(tx, &sales).await?;
-    save_disputes(tx, &sales).await
+    save_disputes(tx, &sales).await?;
+    save_holds(tx, &sales).await
 }
 
 async fn save_summaries(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), StoreError> {
@@ -723,6 +733,29 @@ async fn save_disputes(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), St
         })
         .collect();
     write_rows(tx, REVERSALS, reversals).await
+}
+
+async fn save_holds(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), StoreError> {
+    const SQL: &str =
+        "INSERT INTO reported_hold (project_id, realm, kind, object_id, program_id, sale_id, days)
+        SELECT value->>'p', value->>'r', value->>'k', value->>'o', value->>'g', value->>'s',
+            CAST(value->>'days' AS BIGINT)
+        FROM json_each($1) WHERE TRUE
+        ON CONFLICT (object_id, kind, realm, project_id, program_id)
+            DO UPDATE SET sale_id = excluded.sale_id, days = excluded.days";
+    let holds = sales
+        .iter()
+        .flat_map(|(sale, _)| {
+            sale.facts.holds.iter().map(|((order, program), days)| {
+                let scope = sale.scope_of(order);
+                json!({
+                    "p": scope.project_id, "r": scope.realm.as_str(), "k": order.kind.as_str(),
+                    "o": order.id, "g": program, "s": sale.id, "days": days,
+                })
+            })
+        })
+        .collect();
+    write_rows(tx, SQL, holds).await
 }
 
 /// Records which stored events said something about which sale.

@@ -159,6 +159,7 @@ impl<'a> Merged<'a> {
             Fact::SalePaid(_)
             | Fact::SaleLinked { .. }
             | Fact::SaleAttributed { .. }
+            | Fact::HoldTold { .. }
             | Fact::Refund(_)
             | Fact::RefundedTotal { .. }
             | Fact::Dispute(_)

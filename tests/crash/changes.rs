@@ -147,6 +147,10 @@ async fn death_while_something_is_changed_changes_it_once_or_not_at_all(db: Test
     let node = run.program.serve().await;
     run.settled(&node).await;
     assert_eq!(run.number("SELECT COUNT(*) FROM conversion").await, 2, "the report, and what was approved");
+    // Told with the order, so there is no moment at which one is known without the other.
+    const HELD: &str = "SELECT COUNT(*) FROM commission WHERE due_at_us = paid_at_us + 259200000000";
+    assert_eq!(run.number(HELD).await, 1, "the report's hold of three days");
+    assert_eq!(run.number("SELECT COUNT(*) FROM decision WHERE kind = 'hold_period'").await, 0);
     run.check_with_doctor(0).await;
 }
 
@@ -233,6 +237,7 @@ fn makings(run: &Run) -> Vec<Change> {
     let enrollment = json!({ "email": "late@example.com", "code": "late", "status": "pending" });
     let report = json!({
         "project_id": project, "external_id": "order_1", "code": "ada", "gross_amount_cents": 5_000,
+        "hold_period_days": 3,
     });
     vec![
         make(

@@ -468,6 +468,28 @@ on_each_engine! {
         assert_eq!(code_of(&rejected), (409, "INVALID_STATE"));
     }
 
+    async fn fresh_codes_have_a_bound_for_each_day(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let owner = Owner::new(&api).await;
+        let (ada, ada_key) = api.tenant("Ada").await;
+        let made = owner.enroll(&api, json!({"affiliate_org_id": ada, "code": "first"})).await;
+        let codes = format!("{ME}/enrollments/{}/codes", id_of(&made));
+        let retire = json!({"retire_others": true});
+        // With the first one, twenty within a day; that the others are retired makes no room.
+        for _ in 1..20 {
+            api.clock.advance_secs(60);
+            api.create(&ada_key, &codes, retire.clone()).await;
+        }
+        let refused = post(&api, &ada_key, &codes, &retire).await;
+        assert_eq!(code_of(&refused), (409, "TOO_MANY_CODES"));
+        let listed = get(&api, &ada_key, &codes).await;
+        let live = listed["data"].as_array().unwrap().iter().filter(|code| code["retired_at"].is_null());
+        assert_eq!(live.count(), 1, "a refusal retires nothing");
+        api.clock.advance_secs(86_400 - 19 * 60);
+        api.create(&ada_key, &codes, retire.clone()).await;
+        assert_eq!(code_of(&post(&api, &ada_key, &codes, &retire).await), (409, "TOO_MANY_CODES"));
+    }
+
     async fn live_codes_have_a_bound(db: TestDb) {
         let api = Api::new(&db.db).await;
         let owner = Owner::new(&api).await;

@@ -9,8 +9,7 @@ use remit::{
 use serde_json::{Value, json};
 
 use super::{
-    scenario_format::{self, Provider},
-    scenarios,
+    scenario_format, scenarios,
     support::{
         TestDb, books,
         node::Node,
@@ -109,11 +108,7 @@ on_each_engine! {
             let project = format!("proj_{}", scenario.name);
             let endpoint = format!("ep_{}_replay", scenario.name);
             for event in scenario.phases.iter().rev().flat_map(|phase| phase.events.iter().rev()) {
-                let provider = match event.provider {
-                    Provider::Stripe => "stripe",
-                    Provider::Paddle => "paddle",
-                };
-                node.receive(&project, &endpoint, provider, event.body.get().as_bytes()).await;
+                scenarios::deliver(&node, &project, &endpoint, event).await;
             }
             node.process_all().await;
             let now = books::entries(&mut db.db.read().await.unwrap()).await;

@@ -18,6 +18,7 @@ mod dispatching;
 mod doctor;
 mod enrollments;
 mod exports;
+mod holds;
 mod idempotency;
 mod idle;
 mod invitation_mails;
@@ -48,5 +49,6 @@ mod signup;
 mod store_contract;
 #[expect(dead_code, reason = "the kill tests use the rest")]
 mod support;
+mod tallies;
 mod touchpoints;
 mod upgrading;

@@ -227,15 +227,8 @@ impl Run<'_> {
     }
 
     async fn deliver(&self, event: &Event, endpoint: &str) -> Inserted {
-        let provider = match event.provider {
-            Provider::Stripe => "stripe",
-            Provider::Paddle => "paddle",
-        };
         let endpoint = self.owner.endpoint(endpoint);
-        self.nodes
-            .first
-            .receive(&self.owner.project(), &endpoint, provider, event.body.get().as_bytes())
-            .await
+        deliver(&self.nodes.first, &self.owner.project(), &endpoint, event).await
     }
 
     async fn decide(&self, decision: &Decision) {
@@ -389,6 +382,16 @@ impl Run<'_> {
                 wrong.push(format!("findings {actual:?}, expected {expected:?}"));
             }
         }
+    }
+}
+
+/// Stores an event of a story at an endpoint.
+pub(super) async fn deliver(node: &Node, project: &str, endpoint: &str, event: &Event) -> Inserted {
+    let body = event.body.get().as_bytes();
+    match event.provider {
+        Provider::Stripe => node.receive(project, endpoint, "stripe", body).await,
+        Provider::Paddle => node.receive(project, endpoint, "paddle", body).await,
+        Provider::Report => node.receive_report(project, endpoint, body).await,
     }
 }
 

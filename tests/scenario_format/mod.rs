@@ -196,6 +196,9 @@ pub enum Provider {
     Stripe,
     /// Paddle Billing.
     Paddle,
+    /// The owner's backend: a report as it is stored, named by the order's id. Its program is
+    /// `prog_<story>-<ref>`.
+    Report,
 }
 
 /// What a person decides.
@@ -478,6 +481,7 @@ impl Event {
         let (id, about) = match self.provider {
             Provider::Stripe => (head.id, head.r#type),
             Provider::Paddle => (head.event_id, head.event_type),
+            Provider::Report => (head.external_id, head.program_id),
         };
         ensure(id.as_deref() == Some(&self.id), || "its body has another id".into())?;
         ensure(about.is_some(), || "its body has no type".into())
@@ -498,13 +502,15 @@ impl Event {
     }
 }
 
-/// What both providers put at the head of a body.
+/// What the providers put at the head of a body, and what a report is known by.
 #[derive(Deserialize)]
 struct Head {
     id: Option<String>,
     r#type: Option<String>,
     event_id: Option<String>,
     event_type: Option<String>,
+    external_id: Option<String>,
+    program_id: Option<String>,
     created: Option<When>,
     occurred_at: Option<Timestamp>,
 }

@@ -5,7 +5,10 @@ use tracing::info;
 
 use super::{CONFLICTS_MAX, Dispatcher, Went, call::retry_after};
 use crate::{
-    app::payouts::{self, Ending, MoveError, Reach, Scene},
+    app::{
+        fold::Counters,
+        payouts::{self, Ending, MoveError, Reach, Scene},
+    },
     domain::{
         intent::{IntentState, Outcome, Verdict},
         ledger::Cause,
@@ -30,9 +33,10 @@ impl Dispatcher {
         reply: &Reply,
         answer: &Answer,
     ) -> Result<Went, MoveError> {
-        let mut conflicts = 0;
+        let (mut conflicts, mut counters) = (0, Counters::default());
         loop {
-            match self.try_judge(lease, number, reply, answer).await {
+            match self.try_judge(lease, number, reply, answer, &counters).await {
+                Err(MoveError::Uncounted(keys)) if counters.extend(&keys) => {}
                 Err(MoveError::Store(error)) if error.is_retryable() && conflicts < CONFLICTS_MAX => {
                     conflicts += 1;
                     tokio::task::yield_now().await;
@@ -59,10 +63,11 @@ impl Dispatcher {
         number: i64,
         reply: &Reply,
         answer: &Answer,
+        counters: &Counters,
     ) -> Result<Went, MoveError> {
         let now = self.app.now();
         let reach = match answer.verdict {
-            Verdict::Executed | Verdict::Refused => Reach::Sales,
+            Verdict::Executed | Verdict::Refused => Reach::Sales(counters),
             Verdict::NotSent
             | Verdict::TurnedAway
             | Verdict::Unauthorized

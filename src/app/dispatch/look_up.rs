@@ -6,7 +6,10 @@ use tracing::info;
 
 use super::{Dispatcher, micros};
 use crate::{
-    app::payouts::{self, MoveError, Reach},
+    app::{
+        fold::Counters,
+        payouts::{self, MoveError, Reach},
+    },
     domain::{
         intent::{Found, IntentState, Outcome},
         job::JobState,
@@ -69,7 +72,9 @@ impl Dispatcher {
             },
         };
         attempts::keep_look_up(&mut tx, &lease.intent_id, number, looked, &Kept::default(), now).await?;
-        let reach = if found_now == Some(Found::One) { Reach::Sales } else { Reach::Intent };
+        // What is paid is not folded again, so nothing is counted.
+        let counters = Counters::default();
+        let reach = if found_now == Some(Found::One) { Reach::Sales(&counters) } else { Reach::Intent };
         let scene = payouts::lock(&mut tx, &lease.intent_id, reach).await?;
         let Some(mut scene) = scene else { return Err(MoveError::NoPurpose(lease.intent_id.clone())) };
         let outcome = found_now.map_or(Outcome::Again, |found| scene.stored.intent.after_look_up(found));

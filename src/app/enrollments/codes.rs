@@ -31,6 +31,10 @@ use crate::{
 /// Most live codes of one enrollment.
 const LIVE_MAX: i64 = 100;
 
+/// Most referral codes that one enrollment gets within a day before it cannot rotate: every code is kept for
+/// ever, because old sales name it.
+const FRESH_MAX: i64 = 20;
+
 /// Whether text can be a code: safe in a link and typed without doubt.
 pub(super) fn check(code: &str) -> Result<(), Refusal> {
     let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
@@ -186,7 +190,7 @@ pub async fn list_own(
 ///
 /// # Errors
 /// [`Refusal::NotFound`]; [`Refusal::Conflict`] with `INVALID_STATE` unless the enrollment is active, or
-/// `TOO_MANY_CODES`.
+/// `TOO_MANY_CODES`, alive or within a day.
 pub async fn rotate(
     app: &App,
     by: &Principal,
@@ -204,6 +208,11 @@ pub async fn rotate(
             enrollment.status.value.as_str()
         );
         return Err(Refusal::conflict("INVALID_STATE", message));
+    }
+    if codes::count_referrals_since(&mut tx, id, now.plus_days(-1)).await? >= FRESH_MAX {
+        let message =
+            format!("an enrollment gets at most {FRESH_MAX} fresh codes within a day; try again later");
+        return Err(Refusal::conflict("TOO_MANY_CODES", message));
     }
     if retire_others {
         codes::mark_referrals_retired(&mut tx, id, now).await?;

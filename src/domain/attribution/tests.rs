@@ -71,6 +71,7 @@ fn decision(name: &str, after_s: i64) -> Decision {
     Decision {
         id: DecisionId::derived(&[name, &after_s.to_string()]),
         enrollment_id: enrollment(name),
+        commission_id: None,
         kind: DecisionKind::Attribute,
         reason: None,
         amount: None,

@@ -66,6 +66,11 @@ impl Tallies {
         std::mem::take(&mut self.missing)
     }
 
+    /// The sums of sales that were loaded, as they stand: whoever locked them keeps them.
+    pub fn of_sales(&self) -> impl Iterator<Item = (&CounterKey, &Tally)> {
+        self.loaded.iter().filter(|(key, _)| matches!(key, CounterKey::Sales(..)))
+    }
+
     pub(super) fn get(&mut self, key: CounterKey) -> Option<&Tally> {
         if !self.loaded.contains_key(&key) {
             self.missing.insert(key);
@@ -112,14 +117,15 @@ impl Tallies {
 
     /// Takes the folded commission into the tallies, so that the next sale of the batch counts it. A
     /// finding tells of a sale that was placed after sales that were paid later.
+    ///
+    /// The sums of sales are kept and not counted anew, so whatever changes one of them needs it loaded, a
+    /// refund too.
     pub(super) fn note(&mut self, sale: &Sale, after: &Commission) -> Option<Finding> {
         let before = sale.commissions.iter().find(|before| before.id == after.id);
-        for (commission, sign) in [(before, -1), (Some(after), 1)] {
-            let Some((key, minor)) = commission.and_then(counted_under) else { continue };
-            if let Some(tally) = self.loaded.get_mut(&key) {
-                tally.count = tally.count.saturating_add(sign);
-                tally.revenue = tally.revenue.saturating_add(minor.saturating_mul(sign));
-            }
+        let (counted_before, counted_after) = (before.and_then(counted_under), counted_under(after));
+        if counted_before != counted_after {
+            self.add(counted_before, -1);
+            self.add(counted_after, 1);
         }
         let position = after.position?;
         let is_inherited = sale.inherited_positions.contains_key(&after.enrollment_id);
@@ -148,6 +154,22 @@ impl Tallies {
                 after.id
             ),
         })
+    }
+
+    /// Adds what is counted under a key, or takes it away.
+    fn add(&mut self, counted: Option<(CounterKey, i64)>, sign: i64) {
+        let Some((key, minor)) = counted else { return };
+        match self.loaded.get_mut(&key) {
+            Some(tally) => {
+                tally.count = tally.count.saturating_add(sign);
+                tally.revenue = tally.revenue.saturating_add(minor.saturating_mul(sign));
+            }
+            // Payments are counted anew by whoever asks.
+            None if matches!(key, CounterKey::Payments(..)) => {}
+            None => {
+                self.missing.insert(key);
+            }
+        }
     }
 }
 

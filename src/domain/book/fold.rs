@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Book, Finding, FoldError, Folded, Sale, counting::Tallies};
 use crate::domain::{
     attribution::{self, Attribution, Hints},
-    commission::{self, Commission, CommissionState, Decision, DecisionKind, Flag, Input, Target, Voided},
+    commission::{self, Commission, CommissionState, Decision, Flag, Input, Target, Voided},
     fact::Subject,
     money::BasisPoints,
     program::{Directory, Enrollment, NoAttribution, Program},
@@ -286,14 +286,9 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// The decisions about the commission, in order of time. People decide about the direct one, and what
-    /// they decide reaches the sponsors through it; an affiliate can have been either on the same sale.
+    /// The decisions about the commission, in order of time.
     fn decisions_of(&self, commission: &Commission) -> Vec<Decision> {
-        let about = |decision: &&Decision| {
-            decision.enrollment_id == commission.enrollment_id
-                && (commission.level == 0 || decision.kind == DecisionKind::TransferClawback)
-        };
-        self.sale.decisions.iter().filter(about).cloned().collect()
+        self.sale.decisions.iter().filter(|decision| decision.is_about(commission)).cloned().collect()
     }
 }
 
@@ -327,8 +322,9 @@ fn refreeze(
     }
 }
 
-/// The direct commission of a sale that has none for this enrollment yet; `None` if it would earn nothing
-/// and no rule has to say why, or to count it.
+/// The direct commission of a sale that has none for this enrollment yet; `None` while nothing was paid, as
+/// for a trial. A paid sale that earns nothing by its terms is a conversion all the same: it was brought, it
+/// may be counted, and `explain` says why it is nothing.
 fn new_commission(
     sale: &Sale,
     enrollment: &Enrollment,
@@ -375,9 +371,7 @@ fn new_commission(
     inherit_position(sale, &mut commission);
     let place = tallies.place(sale, &commission, summary);
     let earned = commission.terms.earned(summary, place.as_ref())?;
-    // What earns nothing is still a sale that the rules of later ones count; a trial is none.
-    let is_counted = commission.terms.standing().is_some() && summary.amount > 0;
-    if earned.amount == 0 && !is_counted && !summary.is_event {
+    if earned.amount == 0 && summary.amount == 0 && !summary.is_event {
         return Ok(None);
     }
     (commission.currency, commission.base, commission.amount) = (earned.currency, earned.base, earned.amount);

@@ -697,6 +697,7 @@ impl Telling {
             let decision = Decision {
                 id: DecisionId::derived(&[&nth.to_string()]),
                 enrollment_id: EnrollmentId::parse(ENROLLMENTS[decided.earner]).unwrap(),
+                commission_id: None,
                 kind: decided.kind,
                 reason: decided.reason,
                 amount: decided.amount,

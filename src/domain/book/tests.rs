@@ -81,6 +81,8 @@ struct Shop {
     balances: Balances,
     entries: BTreeSet<EntryId>,
     per_commission: BTreeMap<CommissionId, PostedSoFar>,
+    /// The sums of sales that are kept from fold to fold.
+    kept: BTreeMap<CounterKey, Tally>,
 }
 
 /// What was posted for one commission, by account from the credit side.
@@ -103,6 +105,7 @@ impl Shop {
             balances: Balances::new(),
             entries: BTreeSet::new(),
             per_commission: BTreeMap::new(),
+            kept: BTreeMap::new(),
         }
     }
 
@@ -161,13 +164,19 @@ impl Shop {
         folded.iter().flat_map(|folded| &folded.posted).map(|posted| posted.entries.len()).sum()
     }
 
-    /// Folds with what the rules count, which is counted anew each time, as the store does.
+    /// Folds with what the rules count, as the store gives it: payments are counted anew each time, the sums
+    /// of sales are kept. What is kept must be what counting anew gives.
     fn fold_and_post(&mut self) -> Vec<Folded> {
         let mut wanted: BTreeSet<CounterKey> = BTreeSet::new();
         let folded = loop {
             self.book.tallies = Tallies::default();
             for key in &wanted {
-                self.book.tallies.insert(key.clone(), self.count(key));
+                let counted = self.count(key);
+                let tally = match self.kept.get(key) {
+                    Some(kept) => Tally { count: kept.count, revenue: kept.revenue, ..counted },
+                    None => counted,
+                };
+                self.book.tallies.insert(key.clone(), tally);
             }
             match self.book.fold(&self.directory, self.now, MERGE_GRACE_S) {
                 Ok(folded) => break folded,
@@ -182,6 +191,12 @@ impl Shop {
             let counted = self.count(key);
             let noted = self.book.tallies.get(key.clone()).unwrap();
             assert_eq!((noted.count, noted.revenue), (counted.count, counted.revenue), "{key:?}");
+        }
+        let sums = self.book.tallies.of_sales().map(|(key, tally)| (key.clone(), tally.clone()));
+        self.kept.extend(sums);
+        for (key, kept) in &self.kept {
+            let counted = self.count(key);
+            assert_eq!((kept.count, kept.revenue), (counted.count, counted.revenue), "{key:?}");
         }
         for posted in folded.iter().flat_map(|folded| &folded.posted) {
             for entry in &posted.entries {

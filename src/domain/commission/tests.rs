@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::{
-    fact::{DisputePhase, Item, RefundStatus, SalePaid},
+    fact::{DisputePhase, Item, ObjectKind, ObjectRef, RefundStatus, SalePaid},
     money::BasisPoints,
     sale::SaleFacts,
     terms::{CommissionRule, Limit, ProductRate, Rate, Tier, TierBasis, TierMode},
@@ -103,7 +103,15 @@ impl Case {
             self.commission.clear_flags(&id, PAID_AT);
         }
         let enrollment_id = self.commission.enrollment_id.clone();
-        self.decisions.push(Decision { id, enrollment_id, kind, reason, amount, at: PAID_AT });
+        self.decisions.push(Decision {
+            id,
+            enrollment_id,
+            commission_id: None,
+            kind,
+            reason,
+            amount,
+            at: PAID_AT,
+        });
     }
 
     fn refund(&mut self, id: &str, amount: i64, status: RefundStatus) {
@@ -149,6 +157,39 @@ fn the_hold_counts_from_the_payment_to_the_second() {
     assert_eq!(case.shows(), (CommissionState::Held, 1_000, 0));
     assert_eq!(case.at(30 * DAY_S), [(EntryKind::Release, 1_000)]);
     assert_eq!((case.shows(), case.commission.due_at), ((CommissionState::Payable, 0, 1_000), None));
+}
+
+#[test]
+fn the_hold_of_a_report_outranks_the_terms_of_its_program_and_a_person_outranks_it() {
+    let order = |id: &str| ObjectRef::new(ObjectKind::External, id);
+    let mut case = Case::new(held_for(30, share_of(1_000)));
+    let mine = case.commission.program_id.clone();
+    case.facts.merge_hold(&order("1"), &ProgramId::parse("prog_other").unwrap(), 90);
+    case.at(0);
+    assert_eq!(case.commission.due_at, Some(PAID_AT.plus_days(30)), "another program's report");
+    // Of two orders that are one payment the longer hold counts, and of one order told twice.
+    for (id, days) in [("1", 3), ("2", 2), ("1", 1)] {
+        case.facts.merge_hold(&order(id), &mine, days);
+        case.at(0);
+        assert_eq!(case.commission.due_at, Some(PAID_AT.plus_days(3)));
+    }
+    case.decide(DecisionKind::HoldPeriod, None, Some(1));
+    assert_eq!(case.at(DAY_S - 1), []);
+    assert_eq!(case.at(DAY_S), [(EntryKind::Release, 1_000)]);
+    // Once released it stays so, whatever is told late.
+    case.facts.merge_hold(&order("3"), &mine, 60);
+    assert_eq!(case.at(DAY_S), []);
+}
+
+#[test]
+fn a_reported_hold_of_nothing_and_no_grace_is_payable_in_the_first_fold() {
+    for (days, state) in [(0, CommissionState::Payable), (1, CommissionState::Held)] {
+        let mut case = Case::new(held_for(30, share_of(1_000)));
+        let mine = case.commission.program_id.clone();
+        case.facts.merge_hold(&ObjectRef::new(ObjectKind::External, "1"), &mine, days);
+        case.at(GRACE_S);
+        assert_eq!(case.commission.state, state);
+    }
 }
 
 #[test]

@@ -134,6 +134,17 @@ pub async fn count_live(conn: &mut Conn, id: &EnrollmentId) -> Result<i64, Store
     Ok(conn.q(SQL).bind(id.as_str()).scalar().await?.unwrap_or_default())
 }
 
+/// How many referral codes an enrollment has got after `since`.
+pub async fn count_referrals_since(
+    conn: &mut Conn,
+    id: &EnrollmentId,
+    since: Timestamp,
+) -> Result<i64, StoreError> {
+    const SQL: &str = "SELECT COUNT(*) FROM code
+        WHERE enrollment_id = $1 AND kind = 'referral' AND created_at_us > $2";
+    Ok(conn.q(SQL).bind(id.as_str()).bind(since.as_micros()).scalar().await?.unwrap_or_default())
+}
+
 /// Ends a code. One that has ended stays as it is.
 pub async fn mark_retired(
     tx: &mut Tx,

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use remit::{
-    app::{App, process, receive, refold, release, transfers},
+    app::{
+        self, App, process, receive, refold, release,
+        report::{self, Report},
+        transfers,
+    },
     clock::ManualClock,
     config::Config,
     domain::{
@@ -13,9 +17,10 @@ use remit::{
     providers,
     store::{
         Db,
-        inbox::{self, EventSource, Inserted},
+        inbox::{self, EventSource, InboxState, Inserted, NewEvent},
     },
 };
+use sha2::{Digest as _, Sha256};
 
 /// A node with its own view of one database.
 pub struct Node {
@@ -45,6 +50,33 @@ impl Node {
     /// Stores an event as the receiver does, and says whether it was new.
     pub async fn receive(&self, project: &str, endpoint: &str, provider: &str, body: &[u8]) -> Inserted {
         self.receive_all(project, endpoint, provider, vec![body.to_vec()]).await[0]
+    }
+
+    /// Stores a report of the owner's as the API does, and says whether it was new.
+    pub async fn receive_report(&self, project: &str, endpoint: &str, body: &[u8]) -> Inserted {
+        let told: Report = serde_json::from_slice(body).unwrap();
+        let now = self.app.now();
+        let event = NewEvent {
+            id: app::new_inbox_id(now),
+            provider: report::PROVIDER,
+            endpoint_id: endpoint.to_owned(),
+            project_id: project.to_owned(),
+            account: String::new(),
+            livemode: false,
+            provider_event_id: told.event_id(told.program_id.as_deref().unwrap()),
+            event_type: report::EVENT_TYPE.to_owned(),
+            provider_created_at: Some(told.occurred_at),
+            received_at: now,
+            state: InboxState::Received,
+            reason: None,
+            source: EventSource::Api,
+            body_sha256: Sha256::digest(body).into(),
+            body: body.to_vec(),
+        };
+        let mut tx = self.app.db.begin().await.unwrap();
+        let inserted = inbox::insert_batch(&mut tx, &[event]).await.unwrap();
+        tx.commit().await.unwrap();
+        inserted[0]
     }
 
     /// Stores many events in one commit.

@@ -54,6 +54,7 @@ pub(super) fn decision(kind: DecisionKind, enrollment: &str, at: Timestamp) -> D
     Decision {
         id: DecisionId::derived(&[kind.as_str(), enrollment]),
         enrollment_id: EnrollmentId::parse(enrollment).unwrap(),
+        commission_id: None,
         kind,
         reason: None,
         amount: None,

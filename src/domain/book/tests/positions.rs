@@ -1,5 +1,6 @@
 //! Rules that look at other sales (`rulings.md` 9): what a sale's place is, when it is decided, and what
-//! never moves it. The counts come from all commissions of the book, as the store takes them.
+//! never moves it. What was brought is kept from fold to fold, as in the store, and compared with a count of all
+//! commissions of the book each time.
 
 use super::{
     examples::{code, decision, link, of_ann, shop_of, stripe},
@@ -7,6 +8,7 @@ use super::{
 };
 use crate::domain::{
     fact::{RefundStatus, SalePaid},
+    ids::DecisionId,
     money::BasisPoints,
     terms::{ApprovalMode, CommissionRule, Rate, Tier, TierBasis, TierMode},
     testing::{PAID_AT, charge, currency, flat, intent, invoice, paid, refund, share_of},
@@ -143,6 +145,19 @@ fn a_refund_lowers_what_later_sales_find_and_nothing_else() {
     shop.hears(sold("e", 4, None));
     assert_eq!(shop.of_ann_in("e").position, Some(Position::Sales { count: 4, revenue: 4_000 }));
     assert_eq!(["b", "c", "d"].map(|id| shop.of_ann_in(id).amount), [100, 100, 200]);
+}
+
+#[test]
+fn a_refund_needs_the_sum_that_it_lowers_and_a_sale_told_again_needs_none() {
+    let mut shop = shop_of(&by_revenue());
+    shop.hears(sold("a", 0, None));
+    shop.book.tallies = Tallies::default();
+    shop.step(&event(sold("a", 0, None)));
+    assert_eq!(shop.book.fold(&shop.directory, shop.now, MERGE_GRACE_S).unwrap().len(), 1);
+    shop.step(&event(refunded("a", "re", 600, RefundStatus::Active)));
+    let missing = shop.book.fold(&shop.directory, shop.now, MERGE_GRACE_S).unwrap_err();
+    let key = CounterKey::Sales(EnrollmentId::parse("par_ann").unwrap(), currency("usd"));
+    assert_eq!(missing, FoldError::Uncounted(BTreeSet::from([key])));
 }
 
 #[test]
@@ -427,6 +442,54 @@ proptest! {
         shop.fold();
         prop_assert_eq!(sales.map(|id| shop.of_ann_in(id).position), places);
         prop_assert_eq!(sales.map(|id| shop.of_ann_in(id).amount), amounts);
+    }
+
+    /// [`Shop::fold`] compares after every step what is kept with what a count of all commissions gives.
+    #[test]
+    fn the_sums_that_are_kept_are_what_a_count_of_all_sales_gives_whatever_happens(
+        seed in any::<u64>(),
+        happens in prop::collection::vec((0_u8..8, 0_usize..6, 1_i64..1_500), 1..40),
+        is_manual in any::<bool>(),
+    ) {
+        let approval_mode = if is_manual { ApprovalMode::Manual } else { ApprovalMode::Auto };
+        let mut shop = shop_of(&Terms { approval_mode, ..by_revenue() });
+        shop.opening = if seed.is_multiple_of(2) { Opening::Grouped } else { Opening::OneEach };
+        let mut shuffler = Shuffler(seed);
+        let objects = ["a", "b", "c", "d", "e", "f"];
+        for (number, (what, which, amount)) in happens.into_iter().enumerate() {
+            let (id, other) = (objects[which], objects[shuffler.below(objects.len())]);
+            let who = ["ann", "bob"][shuffler.below(2)];
+            let at = PAID_AT.plus_secs(amount);
+            let kind = [
+                DecisionKind::Approve, DecisionKind::Approve, DecisionKind::Reject, DecisionKind::Attribute,
+            ][shuffler.below(4)];
+            match what {
+                0..=2 => {
+                    let currency = currency(["usd", "usd", "eur"][shuffler.below(3)]);
+                    let payment = SalePaid { currency, at, ..paid(&charge(id), amount) };
+                    shop.step(&event(vec![Fact::SalePaid(payment), code(Subject::Sale(charge(id)), who)]));
+                }
+                3 | 4 => {
+                    let status = [RefundStatus::Active, RefundStatus::Void][shuffler.below(2)];
+                    shop.step(&event(refunded(id, &format!("{id}{}", amount % 3), amount, status)));
+                }
+                5 => shop.step(&event(vec![link(charge(id), charge(other))])),
+                6 => {
+                    let decided = decision(kind, &format!("par_{who}"), PAID_AT.plus_secs(2_000 + amount));
+                    shop.step(&Step::Decision {
+                        scope: stripe(),
+                        object: charge(id),
+                        decision: Decision { id: DecisionId::derived(&[&number.to_string()]), ..decided },
+                    });
+                }
+                _ => shop.claim_all(),
+            }
+            if shuffler.below(3) > 0 {
+                shop.fold();
+            }
+        }
+        shop.touch_all();
+        shop.fold();
     }
 
     #[test]

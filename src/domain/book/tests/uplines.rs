@@ -75,11 +75,19 @@ fn refunds(shop: &mut Shop, id: &str, amount: i64) {
     shop.hears(vec![Fact::Refund(object)]);
 }
 
-/// What came back of the transfer that paid one of them.
+/// What came back of the transfer that paid one of them, who has one commission of the sale.
 fn transfer_came_back(shop: &mut Shop, enrollment: &str, amount: i64) {
+    let level = shop.commission(&charge("ch"), enrollment).level;
+    transfer_of_level_came_back(shop, enrollment, level, amount);
+}
+
+fn transfer_of_level_came_back(shop: &mut Shop, enrollment: &str, level: i64, amount: i64) {
+    let enrollment_id = EnrollmentId::parse(enrollment).unwrap();
+    let sale = &shop.sale_of(&charge("ch")).id;
     let decision = Decision {
         id: DecisionId::derived(&["transfer", enrollment, &amount.to_string()]),
-        enrollment_id: EnrollmentId::parse(enrollment).unwrap(),
+        commission_id: Some(Commission::id_of(sale, &enrollment_id, level)),
+        enrollment_id,
         kind: DecisionKind::TransferClawback,
         reason: None,
         amount: Some(amount),
@@ -311,6 +319,7 @@ fn a_sale_that_goes_to_somebody_else_goes_to_their_sponsors() {
     let back = Decision {
         id: DecisionId::derived(&["back"]),
         enrollment_id: EnrollmentId::parse("par_ann").unwrap(),
+        commission_id: None,
         kind: DecisionKind::Attribute,
         reason: None,
         amount: None,
@@ -322,6 +331,36 @@ fn a_sale_that_goes_to_somebody_else_goes_to_their_sponsors() {
         (shop.balance("par_ann"), shop.balance("par_bob"), shop.balance("par_cat")),
         (2_000, 200, 100)
     );
+}
+
+#[test]
+fn what_came_back_of_a_sponsors_transfer_is_not_taken_from_what_they_earn_directly() {
+    let mut shop = shop();
+    sold(&mut shop, "ch");
+    shop.passes(MERGE_GRACE_S);
+    // A payout pays bob their 200 as ann's sponsor; then the sale turns out to be bob's own.
+    let id = shop.sale_of(&charge("ch")).id.clone();
+    let of_bob = |known: &&mut Commission| known.enrollment_id.as_str() == "par_bob";
+    let paid = shop.book.touch(&id).unwrap().commissions.iter_mut().find(of_bob).unwrap();
+    (paid.claimed, paid.state) = (true, InPayout);
+    shop.decides(&charge("ch"), DecisionKind::Attribute, "par_bob");
+    let bobs = |shop: &Shop| {
+        let known = standings(shop, &charge("ch")).into_iter().filter(|known| known.0 == "par_bob");
+        known.map(|(_, level, earned, clawed, _)| (level, earned, clawed)).collect::<Vec<_>>()
+    };
+    // A fifth of 10 000 directly; the 200 were taken back for what bob is paid next.
+    assert_eq!(bobs(&shop), [(0, 2_000, 0), (1, 200, 200)]);
+    assert_eq!(shop.balance("par_bob"), 2_000);
+    // The transfer of the 200 comes back, half of it and then the rest.
+    for amount in [99, 101] {
+        transfer_of_level_came_back(&mut shop, "par_bob", 1, amount);
+        assert_eq!(bobs(&shop), [(0, 2_000, 0), (1, 200, 200)]);
+        assert_eq!(shop.balance("par_bob"), 2_000);
+    }
+    // A quarter of what the direct one paid comes back: of that alone.
+    transfer_of_level_came_back(&mut shop, "par_bob", 0, 500);
+    assert_eq!(bobs(&shop), [(0, 2_000, 500), (1, 200, 200)]);
+    assert_eq!(shop.balance("par_bob"), 1_500);
 }
 
 #[test]
@@ -373,6 +412,7 @@ fn clawing_the_direct_commission_back_by_hand_takes_the_same_share_of_the_sponso
     let decision = Decision {
         id: DecisionId::derived(&["fraud"]),
         enrollment_id: EnrollmentId::parse("par_ann").unwrap(),
+        commission_id: None,
         kind: DecisionKind::Clawback,
         reason: Some(crate::domain::commission::ClawbackReason::Fraud),
         amount: Some(500),
