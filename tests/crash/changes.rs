@@ -103,6 +103,9 @@ const COUNTS: [(&str, &str); 27] = [
 /// What was written down of who asked for what.
 const AUDITED: &str = "SELECT COUNT(*) FROM audit";
 
+/// Commissions that are held for three days, as the report says.
+const HELD: &str = "SELECT COUNT(*) FROM commission WHERE due_at_us = paid_at_us + 259200000000";
+
 async fn counts(run: &Run) -> Vec<(&'static str, i64)> {
     let mut found = Vec::new();
     for (name, sql) in COUNTS {
@@ -148,7 +151,6 @@ async fn death_while_something_is_changed_changes_it_once_or_not_at_all(db: Test
     run.settled(&node).await;
     assert_eq!(run.number("SELECT COUNT(*) FROM conversion").await, 2, "the report, and what was approved");
     // Told with the order, so there is no moment at which one is known without the other.
-    const HELD: &str = "SELECT COUNT(*) FROM commission WHERE due_at_us = paid_at_us + 259200000000";
     assert_eq!(run.number(HELD).await, 1, "the report's hold of three days");
     assert_eq!(run.number("SELECT COUNT(*) FROM decision WHERE kind = 'hold_period'").await, 0);
     run.check_with_doctor(0).await;

@@ -98,7 +98,7 @@ on_each_engine! {
         let other = site.open_program(json!({"hold_period_days": 0})).await;
         site.enroll(&other, "cid").await;
         let body = site.order("order_1", json!({"code": "cid", "hold_period_days": 9}));
-        let path = format!("{}/{other}/conversions", PROGRAMS);
+        let path = format!("{PROGRAMS}/{other}/conversions");
         let (status, _) = site.api.call(&site.key, Method::POST, &path, &body).await;
         assert_eq!(status, StatusCode::CREATED);
         assert_eq!(held_days(&site).await, [9]);

@@ -183,7 +183,7 @@ async fn one_more_sale_costs_the_same_however_many_came_before() {
     let usd = Currency::parse("usd").unwrap();
     let look = async || {
         let mut conn = db.db.read().await.unwrap();
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         for _ in 0..200 {
             counters::tally_of_sales(&mut conn, &ada, usd).await.unwrap();
         }
