@@ -90,6 +90,7 @@ pub const KEYS: &[Key] = &[
     secret("secrets.master_key"),
     key("attribution.keys", "referral_code,affiliate_code,via,ref"),
     key("attribution.subject_keys", "anonymous_id,subject_ref,user_id"),
+    key("attribution.keep_clicks_days", "400"),
     key("payouts.live", "false"),
     Key { name: "payouts.witness_file", default: None, shown: Shown::Plain },
     key("payments.enabled", "false"),
@@ -321,6 +322,8 @@ pub struct Config {
     /// `attribution.subject_keys`: metadata keys that may carry an id of the buyer under which touchpoints
     /// were recorded.
     pub subject_keys: Vec<String>,
+    /// `attribution.keep_clicks_days`: days for which a click is kept beyond the longest window of its program.
+    pub keep_clicks_days: u16,
     /// `payouts.live`: whether payouts may send money.
     pub payouts_live: bool,
     /// `payouts.witness_file`: where the age of the database is kept outside of it; none: beside the
@@ -919,6 +922,7 @@ impl<'a> Layers<'a> {
             master_key: self.master_key(),
             attribution_keys: self.list("attribution.keys"),
             subject_keys: self.list("attribution.subject_keys"),
+            keep_clicks_days: self.number("attribution.keep_clicks_days", 1..=3_650),
             payouts_live: self.switch("payouts.live"),
             witness_file: self.path("payouts.witness_file"),
             payments_enabled: self.switch("payments.enabled"),

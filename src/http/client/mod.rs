@@ -5,7 +5,7 @@
 
 mod touchpoints;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{FromRequestParts, Request},
@@ -16,11 +16,14 @@ use axum::{
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{
+    address::network,
+    auth::origin,
     error::ApiError,
     rate::{Limiter, Rate},
 };
 use crate::app::{
     App, Refusal,
+    clicks::Clicks,
     keys::{AuthError, Principal, authenticate},
 };
 
@@ -30,26 +33,35 @@ const OF_KEY: Rate = Rate { burst: 400, refill_ms: 5 };
 /// One visitor clicks, signs in, and that is it.
 const OF_VISITOR: Rate = Rate { burst: 20, refill_ms: 1_000 };
 
-/// Keys, or visitors, kept in mind for their limits.
-const CALLERS_MAX: usize = 100_000;
+/// Everybody behind one address: an office, a school, a mobile network, or a website's own backend that
+/// tells for all of its visitors.
+pub(super) const OF_ADDRESS: Rate = Rate { burst: 600, refill_ms: 20 };
+
+/// Keys, visitors or addresses kept in mind for their limits.
+pub(super) const CALLERS_MAX: usize = 100_000;
 
 /// What the handlers share.
 #[derive(Clone)]
 struct Client {
     app: App,
+    clicks: Clicks,
     limits: Arc<Limits>,
 }
 
 struct Limits {
+    addresses: Limiter<IpAddr>,
     keys: Limiter<String>,
     visitors: Limiter<(String, String)>,
 }
 
 /// The routes of the client API.
-pub fn routes(app: App) -> OpenApiRouter {
-    let limits =
-        Limits { keys: Limiter::new(OF_KEY, CALLERS_MAX), visitors: Limiter::new(OF_VISITOR, CALLERS_MAX) };
-    let client = Client { app, limits: Arc::new(limits) };
+pub fn routes(app: App, clicks: Clicks) -> OpenApiRouter {
+    let limits = Limits {
+        addresses: Limiter::new(OF_ADDRESS, CALLERS_MAX),
+        keys: Limiter::new(OF_KEY, CALLERS_MAX),
+        visitors: Limiter::new(OF_VISITOR, CALLERS_MAX),
+    };
+    let client = Client { app, clicks, limits: Arc::new(limits) };
     touchpoints::router().layer(middleware::from_fn(any_origin)).with_state(client)
 }
 
@@ -66,14 +78,16 @@ impl Client {
                     allowed.and_then(|()| self.limits.visitors.take((key.clone(), visitor.to_owned()), now));
             }
         }
-        allowed.map_err(|seconds| {
-            let message = "too many requests; come back later";
-            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
-        })
+        allowed.map_err(too_many)
     }
 }
 
-/// Who holds the key in `X-Api-Key`.
+fn too_many(seconds: u32) -> ApiError {
+    let message = "too many requests; come back later";
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
+}
+
+/// Who holds the key in `X-Api-Key`, if their address has not asked too often.
 struct KeyHolder(Principal);
 
 impl FromRequestParts<Client> for KeyHolder {
@@ -84,12 +98,16 @@ impl FromRequestParts<Client> for KeyHolder {
             let message = "send a valid client key as `X-Api-Key: rk_client_…`";
             ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", message)
         };
+        // Before the key is looked at: to guess at keys is limited, too.
+        let trusted = &client.app.config.server.trusted_proxies;
+        let address = network(&parts.extensions, &parts.headers, trusted);
+        client.limits.addresses.take(address, client.app.now()).map_err(too_many)?;
         let key = api_key(&parts.headers).ok_or_else(refused)?;
         let by = authenticate(&client.app, key).await.map_err(|error| match error {
             AuthError::Unauthenticated => refused(),
             AuthError::Store(error) => Refusal::Store(error).into(),
         })?;
-        Ok(Self(by))
+        Ok(Self(by.within(origin())))
     }
 }
 
