@@ -127,10 +127,13 @@ impl<I: Send + 'static, A: Send + 'static> Group<I, A> {
     }
 }
 
+/// What waits for the writers of `C`.
+type Queue<C> = mpsc::Receiver<Waiting<<C as Commit>::Item, <C as Commit>::Answer>>;
+
 struct Writer<C: Commit> {
     commit: Arc<C>,
     /// Held only while taking a batch, so that writers take turns at the queue.
-    waiting: Arc<Mutex<mpsc::Receiver<Waiting<C::Item, C::Answer>>>>,
+    waiting: Arc<Mutex<Queue<C>>>,
     batch_max: usize,
     metrics: GroupMetrics,
     closed: CancellationToken,
