@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::Instant,
 };
 
 use axum::{
@@ -22,7 +21,7 @@ use remit::{
     store::Sql,
 };
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
@@ -182,9 +181,8 @@ on_each_engine! {
         let second = crate::support::api::public(&site.api.app).await;
         let mut asked = JoinSet::new();
         for n in 0..40 {
-            for router in [&site.api.router, &second] {
-                // In another order on each node, and half of them join two ids.
-                let n = if std::ptr::eq(router, &second) { 39 - n } else { n };
+            // In another order on each node, and half of them join two ids.
+            for (router, n) in [(&site.api.router, n), (&second, 39 - n)] {
                 let mut body = json!({"code": "ann", "subject_ref": format!("v{n}")});
                 if n % 2 == 0 {
                     body["anonymous_id"] = json!(format!("anon_{n}"));
