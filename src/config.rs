@@ -208,6 +208,8 @@ pub struct Config {
     /// `attribution.subject_keys`: metadata keys that may carry an id of the buyer under which touchpoints
     /// were recorded.
     pub subject_keys: Vec<String>,
+    /// `attribution.keep_clicks_days`: days for which a click is kept beyond the longest window of its program.
+    pub keep_clicks_days: u16,
     /// `payouts.live`: whether payouts may send money.
     pub payouts_live: bool,
     /// `payouts.witness_file`: where the age of the database is kept outside of it; none: beside the

@@ -22,6 +22,10 @@ pub mod names {
     /// Counter of followed links by `outcome`: counted, not counted on purpose, over the limit, or lost
     /// because the store did not take the click in time.
     pub const REDIRECTS: &str = "remit_redirects_total";
+    /// Histogram of one commit of clicks.
+    pub const CLICK_COMMIT_SECONDS: &str = "remit_click_commit_seconds";
+    /// Histogram of how many clicks one commit held.
+    pub const CLICK_COMMIT_EVENTS: &str = "remit_click_commit_events";
     /// Gauge of inbox events by `state`.
     pub const INBOX_EVENTS: &str = "remit_inbox_events";
     /// Gauge of the age of the oldest event that waits to be processed, in seconds.
@@ -115,6 +119,8 @@ fn describe() {
     describe_counter!(names::WEBHOOK_REQUESTS, Unit::Count, "Webhook requests by provider and outcome");
     describe_histogram!(names::WEBHOOK_COMMIT_SECONDS, Unit::Seconds, "One commit of the receiver");
     describe_histogram!(names::WEBHOOK_COMMIT_EVENTS, Unit::Count, "Events in one commit of the receiver");
+    describe_histogram!(names::CLICK_COMMIT_SECONDS, Unit::Seconds, "One commit of clicks");
+    describe_histogram!(names::CLICK_COMMIT_EVENTS, Unit::Count, "Clicks in one commit");
     describe_gauge!(names::INBOX_EVENTS, Unit::Count, "Inbox events by state");
     describe_gauge!(names::INBOX_LAG_SECONDS, Unit::Seconds, "Age of the oldest unprocessed event");
     describe_gauge!(names::REFOLD_LAG_SECONDS, Unit::Seconds, "Age of the oldest sale to be folded again");

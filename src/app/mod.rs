@@ -8,6 +8,7 @@ pub mod archive;
 pub mod audit;
 pub mod bank_payouts;
 pub mod charges;
+pub mod clicks;
 pub mod decide;
 pub mod demo;
 pub mod dispatch;
@@ -18,6 +19,8 @@ pub mod events;
 pub mod explain;
 pub mod exports;
 mod fold;
+pub mod forget;
+pub mod group;
 pub mod holds;
 pub mod idempotency;
 pub mod instance;
@@ -104,7 +107,7 @@ impl App {
     }
 }
 
-/// Commits a change that somebody asked for.
+/// Commits a change that somebody asked for, or that something which nobody needs is forgotten.
 pub(crate) async fn commit_change(tx: Tx) -> Result<(), StoreError> {
     failpoint::reach(Failpoint::ChangeBeforeCommit);
     tx.commit().await?;

@@ -1,7 +1,7 @@
 //! Receive: from a signed request to a durable inbox row.
 //!
 //! [`Receiver`] checks the signature, reads the head of the event and hands the row to the
-//! [`Committer`], which groups the rows of concurrent requests into one commit. A receipt means that the
+//! [`Committer`], which groups the rows of concurrent requests into one commit ([`super::group`]). A receipt means that the
 //! commit is durable; any doubt is an error, and the provider delivers again. What an event means is not
 //! asked here: unknown types are stored like all others (`rulings.md` 19, 20).
 
@@ -12,17 +12,14 @@ use std::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
-use tokio::{
-    sync::{Mutex, Notify, mpsc, oneshot},
-    time::{Instant, timeout},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
+use super::group::{Commit, Group, GroupLimits, GroupMetrics, Unanswered};
 use crate::{
     clock::Clock,
     config::Config,
@@ -341,148 +338,83 @@ fn is_storable(head: &EventHead) -> bool {
     !head.event_id.is_empty() && [&head.event_id, &head.event_type, account].into_iter().all(fits)
 }
 
-/// How the committer groups.
-#[derive(Clone, Copy, Debug)]
-pub struct CommitLimits {
-    /// Most events that wait; one more is [`ReceiveError::Overloaded`].
-    pub queue_events: usize,
-    /// Most events of one commit.
-    pub batch_events: usize,
-    /// Commits in flight at once: 1 on `SQLite`, which has one writer.
-    pub writers: usize,
-    /// How long one event waits for its commit. Paddle wants an answer within 5 s.
-    pub answer_within: Duration,
-}
-
 /// Groups the inserts of concurrent requests. Clones feed the same queue.
-///
-/// Each writer takes whatever waits, one event or many, and commits it at once: an idle receiver adds no
-/// delay, and under load the batches grow by themselves while all writers are busy.
 #[derive(Clone)]
 pub struct Committer {
-    queue: mpsc::Sender<Waiting>,
-    answer_within: Duration,
-    closed: CancellationToken,
-}
-
-struct Waiting {
-    event: NewEvent,
-    answer: oneshot::Sender<Result<Inserted, ReceiveError>>,
+    group: Group<NewEvent, Result<Inserted, ReceiveError>>,
 }
 
 impl Committer {
     /// Starts the writers on `tasks`. `committed` is notified after each commit that left events to
-    /// process.
+    /// process. Paddle wants an answer within 5 s.
     pub fn start<S: EventStore>(
         store: &Arc<S>,
-        limits: CommitLimits,
+        limits: GroupLimits,
         committed: &Arc<Notify>,
         tasks: &TaskTracker,
     ) -> Self {
-        let (queue, waiting) = mpsc::channel(limits.queue_events.max(1));
-        let waiting = Arc::new(Mutex::new(waiting));
-        let closed = CancellationToken::new();
-        for _ in 0..limits.writers.max(1) {
-            let writer = Writer {
-                store: Arc::clone(store),
-                waiting: Arc::clone(&waiting),
-                batch_events: limits.batch_events.max(1),
-                committed: Arc::clone(committed),
-                closed: closed.clone(),
-            };
-            tasks.spawn(writer.run());
-        }
-        Self { queue, answer_within: limits.answer_within, closed }
+        let inserts = Inserts { store: Arc::clone(store), committed: Arc::clone(committed) };
+        let metrics =
+            GroupMetrics { items: names::WEBHOOK_COMMIT_EVENTS, seconds: names::WEBHOOK_COMMIT_SECONDS };
+        Self { group: Group::start(inserts, limits, metrics, tasks) }
     }
 
     /// Ends the writers once everything that waits is committed. Later events are refused as
     /// [`ReceiveError::StoreUnavailable`]. Call it after the last request was answered.
     pub fn close(&self) {
-        self.closed.cancel();
+        self.group.close();
     }
 
     /// Waits for the durable commit of `event`.
     async fn commit(&self, event: NewEvent) -> Result<Inserted, ReceiveError> {
-        let (answer, committed) = oneshot::channel();
-        self.queue.try_send(Waiting { event, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ReceiveError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => ReceiveError::StoreUnavailable,
-        })?;
-        match timeout(self.answer_within, committed).await {
-            Ok(Ok(result)) => result,
-            // Too late, or the writer is gone: the row may still be written, and nobody may say so.
-            Ok(Err(_)) | Err(_) => Err(ReceiveError::StoreUnavailable),
-        }
+        self.group.commit(event).await.unwrap_or_else(|unanswered| {
+            Err(match unanswered {
+                Unanswered::Overloaded => ReceiveError::Overloaded,
+                Unanswered::Unknown => ReceiveError::StoreUnavailable,
+            })
+        })
     }
 }
 
-struct Writer<S> {
+/// Inserts events into the inbox, a batch at a time.
+struct Inserts<S> {
     store: Arc<S>,
-    /// Held only while taking a batch, so that writers take turns at the queue.
-    waiting: Arc<Mutex<mpsc::Receiver<Waiting>>>,
-    batch_events: usize,
     committed: Arc<Notify>,
-    closed: CancellationToken,
 }
 
-impl<S: EventStore> Writer<S> {
-    async fn run(self) {
-        loop {
-            let batch = self.take().await;
-            if batch.is_empty() {
-                return;
-            }
-            self.write(batch).await;
-        }
-    }
+impl<S: EventStore> Commit for Inserts<S> {
+    type Item = NewEvent;
+    type Answer = Result<Inserted, ReceiveError>;
 
-    /// Waits for the next batch; empty when the queue is closed and drained.
-    async fn take(&self) -> Vec<Waiting> {
-        let mut waiting = self.waiting.lock().await;
-        let mut batch = Vec::new();
-        let taken = self.closed.run_until_cancelled(waiting.recv_many(&mut batch, self.batch_events)).await;
-        if taken.is_none() {
-            // A closed queue still hands out what it holds.
-            waiting.close();
-            waiting.recv_many(&mut batch, self.batch_events).await;
-        }
-        batch
-    }
-
-    async fn write(&self, mut batch: Vec<Waiting>) {
+    async fn commit(&self, events: Vec<NewEvent>) -> Vec<Result<Inserted, ReceiveError>> {
         // One order for all writers of all nodes, so that two batches with the same keys wait for each
         // other instead of deadlocking. Stable: of two deliveries of one event the first is stored.
-        batch.sort_by(|a, b| a.event.key().cmp(&b.event.key()));
-        let (events, answers): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|Waiting { event, answer }| (event, answer)).unzip();
-        let is_work: Vec<bool> = events.iter().map(|event| event.state == InboxState::Received).collect();
+        let mut sorted: Vec<(usize, NewEvent)> = events.into_iter().enumerate().collect();
+        sorted.sort_by(|(_, a), (_, b)| a.key().cmp(&b.key()));
+        let is_work: Vec<bool> =
+            sorted.iter().map(|(_, event)| event.state == InboxState::Received).collect();
+        let (places, events): (Vec<usize>, Vec<NewEvent>) = sorted.into_iter().unzip();
 
         let results = self.insert(events).await;
         if is_work.iter().zip(&results).any(|(work, result)| *work && *result == Ok(Inserted::New)) {
             self.committed.notify_one();
         }
-        for (answer, result) in answers.into_iter().zip(results) {
-            // A waiter that gave up is gone; its event is stored all the same.
-            let _gone = answer.send(result);
-        }
+        let mut placed: Vec<_> = places.into_iter().zip(results).collect();
+        placed.sort_by_key(|(place, _)| *place);
+        placed.into_iter().map(|(_, result)| result).collect()
     }
+}
 
+impl<S: EventStore> Inserts<S> {
     /// One result per event. A commit that failed, or of which nobody knows, fails for all of them.
     async fn insert(&self, events: Vec<NewEvent>) -> Vec<Result<Inserted, ReceiveError>> {
         let count = events.len();
-        metrics::histogram!(names::WEBHOOK_COMMIT_EVENTS).record(u32::try_from(count).unwrap_or(u32::MAX));
-        let started = Instant::now();
-        let store = Arc::clone(&self.store);
-        // In a task of its own a panic costs one batch instead of a writer.
-        let inserted = tokio::spawn(async move { store.insert(events).await }).await;
-        metrics::histogram!(names::WEBHOOK_COMMIT_SECONDS).record(started.elapsed().as_secs_f64());
-        match inserted {
-            Ok(Ok(results)) if results.len() == count => results.into_iter().map(Ok).collect(),
+        match self.store.insert(events).await {
+            Ok(results) if results.len() == count => results.into_iter().map(Ok).collect(),
             failed => {
                 let reason = match failed {
-                    Ok(Ok(_)) => "the store answered for another number of events".to_owned(),
-                    Ok(Err(StoreFailure(source))) => source.to_string(),
-                    Err(join) => join.to_string(),
+                    Ok(_) => "the store answered for another number of events".to_owned(),
+                    Err(StoreFailure(source)) => source.to_string(),
                 };
                 tracing::error!(reason, events = count, "a batch of webhooks could not be stored");
                 vec![Err(ReceiveError::StoreUnavailable); count]

@@ -11,14 +11,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     App, Refusal,
+    clicks::{Clicks, Told},
     keys::random_text,
-    touchpoints::{self, Click, Recorded},
+    touchpoints::{self, Click},
 };
 use crate::{
-    domain::ids::ProjectId,
+    domain::ids::{EnrollmentId, ProjectId},
     store::{
         organizations,
-        touchpoints::{LinkOwner, find_links, first_project},
+        touchpoints::{LinkOwner, find_link, first_project},
     },
 };
 
@@ -68,10 +69,10 @@ impl Destination {
         self.link.is_active
     }
 
-    /// The code as issued.
+    /// Whose link it is, and the code as issued.
     #[must_use]
-    pub fn code(&self) -> &str {
-        &self.link.code
+    pub fn link(&self) -> (EnrollmentId, String) {
+        (self.link.enrollment_id.clone(), self.link.code.clone())
     }
 
     /// Whether the landing page is reached encrypted.
@@ -98,11 +99,11 @@ impl Destination {
     }
 }
 
-/// Where the link with this code leads. Codes are one owner's; where two owners have the same, the link
-/// names the project.
+/// Where the link with this code leads. Codes are one owner's; where several owners have the same, the link
+/// is that of the first, and the others' links name the project.
 ///
 /// # Errors
-/// [`Refusal::NotFound`] for a code that names nobody or several, and for a program without an address.
+/// [`Refusal::NotFound`] for a code that names nobody, and for a program without an address.
 pub async fn resolve(app: &App, project: Option<&str>, code: &str) -> Result<Destination, Refusal> {
     if !touchpoints::is_id(code) {
         return Err(Refusal::NotFound);
@@ -116,8 +117,7 @@ pub async fn resolve(app: &App, project: Option<&str>, code: &str) -> Result<Des
         }
     };
     let owner = named.as_ref().map(|project| &project.organization_id);
-    let found = find_links(&mut conn, owner, code, app.now()).await?;
-    let [link] = <[LinkOwner; 1]>::try_from(found).map_err(|_| Refusal::NotFound)?;
+    let link = find_link(&mut conn, owner, code, app.now()).await?.ok_or(Refusal::NotFound)?;
     let project_id = match named {
         Some(project) => project.id,
         None => first_project(&mut conn, &link.organization_id).await?.ok_or(Refusal::NotFound)?,
@@ -140,25 +140,23 @@ pub fn browser_id(sent: Option<&str>) -> String {
 
 /// Writes the click down, and says whether that is known to have worked in time. It goes on when the
 /// visitor is not waited for any longer.
-pub async fn count(app: &App, destination: &Destination, anonymous_id: &str) -> bool {
-    let (app, destination) = (app.clone(), destination.clone());
+pub async fn count(clicks: &Clicks, destination: &Destination, anonymous_id: &str) -> bool {
+    let Destination { link, project_id, .. } = destination.clone();
     let click = Click {
-        code: destination.link.code.clone(),
+        code: link.code.clone(),
         source: "redirect".to_owned(),
         subject: anonymous_id.to_owned(),
         anonymous: None,
-        at: app.now(),
+        at: clicks.app.now(),
     };
-    let written = tokio::spawn(async move {
-        touchpoints::store(&app, &destination.project_id, &destination.link, &click).await
-    });
+    let written = clicks.tell(Told { project_id, link, click, by: None });
     match tokio::time::timeout(PATIENCE, written).await {
-        Ok(Ok(Ok(Recorded { .. }))) => true,
-        Ok(Ok(Err(refusal))) => {
+        Ok(Ok(_)) => true,
+        Ok(Err(refusal)) => {
             tracing::warn!(reason = refusal.code(), "a click could not be written down");
             false
         }
-        Ok(Err(_)) | Err(_) => {
+        Err(_) => {
             tracing::warn!("a click could not be written down in time");
             false
         }

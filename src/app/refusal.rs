@@ -92,7 +92,8 @@ impl Refusal {
     /// When the same request may be answered otherwise, where that takes only time; seconds.
     pub fn retry_after_s(&self) -> Option<u32> {
         match self {
-            Self::Conflict { code: "SALE_MERGING" | "NOT_PROCESSED_YET", .. } => Some(1),
+            Self::Conflict { code: "SALE_MERGING" | "NOT_PROCESSED_YET", .. }
+            | Self::Unavailable { code: "OVERLOADED" | "STORE_UNAVAILABLE", .. } => Some(1),
             Self::Conflict { code: "CALL_UNDER_WAY" | "JOB_RUNNING", .. } => Some(60),
             Self::Store(error) if error.is_unavailable() || error.is_retryable() => Some(1),
             Self::Invalid { .. }

@@ -10,7 +10,8 @@ use tokio_util::task::TaskTracker;
 use super::{
     App,
     endpoints::EndpointCache,
-    receive::{CommitLimits, Committer, Endpoint, EventStore, ProviderEdge, Receiver, StoreFailure},
+    group::GroupLimits,
+    receive::{Committer, Endpoint, EventStore, ProviderEdge, Receiver, StoreFailure},
 };
 use crate::{
     domain::ids::EndpointId,
@@ -34,9 +35,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 #[must_use]
 pub fn start_receiver(app: &App, tasks: &TaskTracker) -> (Receiver<InboxStore>, Committer) {
     let settings = app.config.receive;
-    let limits = CommitLimits {
-        queue_events: settings.queue_events,
-        batch_events: settings.batch_events,
+    let limits = GroupLimits {
+        queued_max: settings.queue_events,
+        batch_max: settings.batch_events,
         writers: if app.db.engine().has_one_writer() { 1 } else { settings.writers },
         answer_within: ANSWER_WITHIN,
     };

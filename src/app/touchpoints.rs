@@ -2,8 +2,11 @@
 //! turn out to be one visitor's (seed S0, "In-app link").
 //!
 //! Whoever holds a website's public key can tell of any click, so a touchpoint is a claim and not proof:
-//! a code that the owner tells for a sale outranks it (`domain::attribution`). Telling is one short
-//! transaction. What it changes of sales that are known already is left to [`super::refold`].
+//! a code that the owner tells for a sale outranks it (`domain::attribution`). Clicks are written down in
+//! groups ([`super::clicks`]). What they change of sales that are known already is left to [`super::refold`].
+//!
+//! A touchpoint names the key and the request that told of it: the list of touchpoints is the audit log of
+//! clicks.
 
 use std::collections::BTreeSet;
 
@@ -12,18 +15,19 @@ use serde_json::json;
 use super::{
     App, Refusal,
     audit::{self, Change},
+    clicks::{Clicks, Told},
     keys::{Principal, Scope},
-    new_id,
+    programs::visible,
 };
+pub use crate::store::touchpoints::{ToldFilter, ToldKey, ToldRow};
 use crate::{
     domain::{
-        attribution::Touch,
-        ids::{ProjectId, TouchpointId},
+        ids::{ProgramId, ProjectId},
         time::Timestamp,
     },
     store::{
-        Tx,
-        touchpoints::{self, LinkOwner, Linked, NewTouchpoint, TouchpointRow, Visitor},
+        StoreError, Tx,
+        touchpoints::{self, Linked, TouchpointRow, Visitor},
     },
 };
 
@@ -64,23 +68,41 @@ fn project_of(by: &Principal) -> Result<&ProjectId, Refusal> {
 /// Records a click. The same visitor with the same code within ten minutes is the same click.
 ///
 /// # Errors
-/// [`Refusal::Invalid`] naming the field, [`Refusal::Forbidden`] for a key that is of no project.
-pub async fn record(app: &App, by: &Principal, new: NewClick) -> Result<Recorded, Refusal> {
+/// [`Refusal::Invalid`] naming the field, [`Refusal::Forbidden`] for a key that is of no project,
+/// [`Refusal::Unavailable`] when more clicks are told than can be stored.
+pub async fn record(clicks: &Clicks, by: &Principal, new: NewClick) -> Result<Recorded, Refusal> {
+    let app = &clicks.app;
     let project = project_of(by)?;
-    let now = app.now();
-    let click = check(new, now)?;
+    let click = check(new, app.now())?;
     let unknown =
         || Refusal::invalid("UNKNOWN_CODE", "code", "code names no affiliate of this project's owner");
     // What cannot be a code cannot even be asked for.
     if !is_id(&click.code) {
         return Err(unknown());
     }
-    let found = {
+    let link = {
         let mut conn = app.db.read().await?;
-        touchpoints::find_links(&mut conn, by.organization_id(), &click.code, click.at).await?
+        touchpoints::find_link(&mut conn, by.organization_id(), &click.code, click.at).await?
     };
-    let link = found.into_iter().next().ok_or_else(unknown)?;
-    store(app, project, &link, &click).await
+    let by = Some((by.actor().to_owned(), by.origin().request_id.clone()));
+    clicks.tell(Told { project_id: project.clone(), link: link.ok_or_else(unknown)?, click, by }).await
+}
+
+/// The touchpoints of a program, those clicked last first.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for a program of somebody else's; [`Refusal::MissingScope`] without `read`.
+pub async fn list(
+    app: &App,
+    by: &Principal,
+    program: &ProgramId,
+    filter: &ToldFilter,
+    limit: i64,
+) -> Result<Vec<ToldRow>, Refusal> {
+    by.require(Scope::Read)?;
+    let mut conn = app.db.read().await?;
+    visible(&mut conn, by, program).await?;
+    Ok(touchpoints::list_told(&mut conn, program, filter, limit).await?)
 }
 
 /// A checked click.
@@ -128,7 +150,8 @@ fn check(new: NewClick, now: Timestamp) -> Result<Click, Refusal> {
 }
 
 /// Whether a text can be an id of a visitor: 1 to 200 characters, as it is written.
-pub(super) fn is_id(text: &str) -> bool {
+#[must_use]
+pub fn is_id(text: &str) -> bool {
     (1..=200).contains(&text.chars().count())
         && !text.chars().any(char::is_control)
         && text.trim().len() == text.len()
@@ -142,54 +165,6 @@ fn check_anonymous_id(id: &str) -> Result<(), Refusal> {
 pub(super) fn check_subject_ref(id: &str) -> Result<(), Refusal> {
     let message = "subject_ref must be 1 to 200 printable characters without blanks around them";
     if is_id(id) { Ok(()) } else { Err(Refusal::invalid("INVALID_SUBJECT_REF", "subject_ref", message)) }
-}
-
-/// Stores a click, unless it is one that is known.
-pub(super) async fn store(
-    app: &App,
-    project: &ProjectId,
-    link: &LinkOwner,
-    click: &Click,
-) -> Result<Recorded, Refusal> {
-    let now = app.now();
-    let named = [Some(&click.subject), click.anonymous.as_ref()];
-    let named: BTreeSet<Visitor> = named.into_iter().flatten().map(|id| visitor(project, id)).collect();
-    let mut tx = app.db.begin().await?;
-    lock_all(&mut tx, &named).await?;
-    if let Some(anonymous) = &click.anonymous {
-        // An id that is somebody else's already stays theirs. The click is the named subject's.
-        touchpoints::link(&mut tx, project, anonymous, &click.subject, now).await?;
-    }
-    let visitors = all_of(&mut tx, &named).await?;
-    if let Some(known) = touchpoints::find_same_click(&mut tx, &visitors, &link.code, click.at).await? {
-        super::commit_change(tx).await?;
-        return Ok(Recorded { touchpoint: known, is_new: false });
-    }
-    let new = NewTouchpoint {
-        touch: Touch {
-            id: new_id!(TouchpointId, now),
-            enrollment_id: link.enrollment_id.clone(),
-            code: link.code.clone(),
-            at: click.at,
-        },
-        project_id: project.clone(),
-        program_id: link.program_id.clone(),
-        source: click.source.clone(),
-        subject: click.subject.clone(),
-        created_at: now,
-    };
-    touchpoints::request_sales(&mut tx, &visitors, click.at, now).await?;
-    touchpoints::insert(&mut tx, &new).await?;
-    super::commit_change(tx).await?;
-    let NewTouchpoint { touch, program_id, source, .. } = new;
-    let touchpoint = TouchpointRow {
-        id: touch.id.to_string(),
-        program_id: program_id.to_string(),
-        code: touch.code,
-        source,
-        at_us: touch.at.as_micros(),
-    };
-    Ok(Recorded { touchpoint, is_new: true })
 }
 
 /// Says that the visitor with an anonymous id is the one with a reference of the owner's: they signed in.
@@ -234,17 +209,18 @@ pub async fn identify(
     Ok(())
 }
 
-fn visitor(project: &ProjectId, id: &str) -> Visitor {
+pub(super) fn visitor(project: &ProjectId, id: &str) -> Visitor {
     Visitor { project_id: project.clone(), id: id.to_owned() }
 }
 
 /// Locks every id of these visitors.
-async fn lock_all(tx: &mut Tx, named: &BTreeSet<Visitor>) -> Result<(), Refusal> {
+pub(super) async fn lock_all(tx: &mut Tx, named: &BTreeSet<Visitor>) -> Result<(), StoreError> {
     let all = all_of(tx, named).await?;
-    Ok(touchpoints::lock_visitors(tx, &all).await?)
+    touchpoints::lock_visitors(tx, &all).await
 }
 
-async fn all_of(tx: &mut Tx, named: &BTreeSet<Visitor>) -> Result<BTreeSet<Visitor>, Refusal> {
+/// Every id of these visitors.
+pub(super) async fn all_of(tx: &mut Tx, named: &BTreeSet<Visitor>) -> Result<BTreeSet<Visitor>, StoreError> {
     let found = touchpoints::all_ids(tx, named).await?;
     Ok(named.iter().cloned().chain(found.into_iter().map(|(visitor, _)| visitor)).collect())
 }

@@ -3,16 +3,21 @@
 //! The poll is the truth and hints only shorten it. A step runs in a task of its own, so a panic ends
 //! that step and not the stage, and a stop is obeyed between two steps, never inside one. What a step
 //! does is the business of [`super::process`], [`super::release`], [`super::refold`],
-//! [`super::settle`] and [`super::notices`].
+//! [`super::settle`], [`super::notices`] and [`super::forget`].
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
-    App, dispatch::Dispatcher, idempotency, instance, notices, process, refold, release, settle, transfers,
+    App, dispatch::Dispatcher, forget, idempotency, instance, notices, process, refold, release, settle,
+    transfers,
 };
 use crate::{
     clock::DisciplinedClock,
@@ -60,6 +65,8 @@ const GAUGES_EVERY: Duration = Duration::from_secs(15);
 const BEAT_EVERY: Duration = Duration::from_mins(1);
 /// How often old Idempotency-Keys are looked for. One that is sent again after its day is free by itself.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
+/// How often it is looked for clicks that can be forgotten. Each round passes those that have to stay.
+const FORGET_EVERY: Duration = Duration::from_hours(6);
 /// How often the clock is compared with the database's.
 const CLOCK_EVERY: Duration = Duration::from_secs(30);
 
@@ -128,14 +135,19 @@ pub async fn run_beat(app: App, stop: CancellationToken) {
     .await;
 }
 
-/// Forgets Idempotency-Keys whose day is over, until `stop`.
+/// Forgets Idempotency-Keys whose day is over, and clicks that no sale can need, until `stop`.
 pub async fn run_purge(app: App, stop: CancellationToken) {
-    let (no_hint, pace) = (Notify::new(), Pace { poll: PURGE_EVERY, ..PACE });
-    run("purge", pace, &no_hint, &stop, || {
+    let no_hint = Notify::new();
+    let keys = run("purge", Pace { poll: PURGE_EVERY, ..PACE }, &no_hint, &stop, || {
         let app = app.clone();
         async move { idempotency::purge(&app).await }
-    })
-    .await;
+    });
+    let round = Arc::new(Mutex::new(forget::Round::default()));
+    let clicks = run("forget", Pace { poll: FORGET_EVERY, ..PACE }, &no_hint, &stop, || {
+        let (app, round) = (app.clone(), Arc::clone(&round));
+        async move { forget::step(&app, &round).await }
+    });
+    tokio::join!(keys, clicks);
 }
 
 /// Settles what the schedules owe, and takes unfinished settlements further, until `stop`.

@@ -12,7 +12,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::context::Opened;
 use crate::{
-    app::{App, dispatch::Dispatcher, instance, store_events, worker},
+    app::{
+        App,
+        clicks::{self, Clicks},
+        dispatch::Dispatcher,
+        instance, store_events, worker,
+    },
     config::Role,
     http::{
         self, openapi, ops,
@@ -72,9 +77,10 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (`{setting}`)"))
 }
 
-/// Serves the public listener until the drain, then closes the receiver behind the last request.
+/// Serves the public listener until the drain, then closes what writes for requests behind the last one.
 fn start_public(app: &App, listener: TcpListener, shutdown: &Shutdown) {
-    let mut routes = http::api(app);
+    let clicks = Clicks::start(app, clicks::LIMITS, shutdown.tasks());
+    let mut routes = http::api(app, &clicks);
     let mut committer = None;
     if app.config.has_role(Role::Receive) {
         let (receiver, started) = store_events::start_receiver(app, shutdown.tasks());
@@ -90,6 +96,7 @@ fn start_public(app: &App, listener: TcpListener, shutdown: &Shutdown) {
         // A request whose client went away is still under way after its connection has closed.
         requests.close();
         requests.wait().await;
+        clicks.close();
         if let Some(committer) = committer {
             committer.close();
         }

@@ -70,6 +70,7 @@ pub const KEYS: &[Key] = &[
     secret("secrets.master_key"),
     key("attribution.keys", "referral_code,affiliate_code,via,ref"),
     key("attribution.subject_keys", "anonymous_id,subject_ref,user_id"),
+    key("attribution.keep_clicks_days", "400"),
     key("payouts.live", "false"),
     Key { name: "payouts.witness_file", default: None, shown: Shown::Plain },
     key("payments.enabled", "false"),

@@ -61,6 +61,7 @@ impl Layers<'_> {
             master_key: self.master_key(),
             attribution_keys: self.list("attribution.keys"),
             subject_keys: self.list("attribution.subject_keys"),
+            keep_clicks_days: self.number("attribution.keep_clicks_days", 1..=3_650),
             payouts_live: self.switch("payouts.live"),
             witness_file: self.path("payouts.witness_file"),
             payments_enabled: self.switch("payments.enabled"),

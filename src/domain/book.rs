@@ -221,7 +221,7 @@ impl Sale {
     }
 
     /// When its facts say that it was paid.
-    fn paid_at(&self) -> Option<Timestamp> {
+    pub(crate) fn paid_at(&self) -> Option<Timestamp> {
         Some(self.facts.summary().ok()??.paid_at)
     }
 

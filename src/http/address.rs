@@ -2,9 +2,18 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use axum::http::HeaderMap;
+use axum::http::{Extensions, HeaderMap};
 
+use super::serve::Peer;
 use crate::config::Network;
+
+/// What the client of a request can speak from, see [`client`] and [`network_of`].
+#[must_use]
+pub fn network(extensions: &Extensions, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+    // Without a connection, as in a test of the routes, everybody is the same client.
+    let peer = extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+    network_of(client(peer, headers, trusted))
+}
 
 /// What one client can speak from: an IPv4 address, or the /64 that IPv6 gives to each.
 #[must_use]

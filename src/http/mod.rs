@@ -41,19 +41,19 @@ use tracing::Instrument as _;
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
-use crate::app::App;
+use crate::app::{App, clicks::Clicks};
 use error::{ApiError, REQUEST_ID};
 
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Every route of the API, with what stands around them all. The receiver has state of its own, see
-/// [`webhooks::routes`].
-pub fn api(app: &App) -> OpenApiRouter {
+/// Every route of the API, with what stands around them all. What is clicked goes to `clicks`. The receiver
+/// has state of its own, see [`webhooks::routes`].
+pub fn api(app: &App, clicks: &Clicks) -> OpenApiRouter {
     let public = public::routes(app.clone());
     let keyed = admin::router().merge(affiliate::router());
-    let client = client::routes(app.clone());
+    let client = client::routes(app.clone(), clicks.clone());
     // These only read, as HTTP sees it.
-    let links = redirect::routes(app.clone());
+    let links = redirect::routes(app.clone(), clicks.clone());
     idempotency::around(keyed, app).with_state(app.clone()).merge(public).merge(client).merge(links)
 }
 

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    address::{client, network_of},
+    address::network,
     admin::Data,
     auth::origin,
     body::Body,
@@ -28,7 +28,6 @@ use super::{
         schemas::{Email, Name},
     },
     rate::{Limiter, Rate},
-    serve::Peer,
 };
 use crate::{
     app::{
@@ -67,7 +66,7 @@ async fn limited(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    public.signups.take(network_of(client), public.app.now()).map_err(|seconds| {
+    public.signups.take(client, public.app.now()).map_err(|seconds| {
         let message = "too many signups; come back later";
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
     })?;
@@ -75,16 +74,14 @@ async fn limited(
     Ok(next.run(request).await)
 }
 
-/// Who asks, as far as it can be known.
+/// From where it is asked, as far as it can be known.
 struct Client(IpAddr);
 
 impl FromRequestParts<Public> for Client {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, public: &Public) -> Result<Self, Infallible> {
-        // Without a connection, as in a test of the routes, everybody is the same client.
-        let peer = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
-        Ok(Self(client(peer, &parts.headers, &public.app.config.server.trusted_proxies)))
+        Ok(Self(network(&parts.extensions, &parts.headers, &public.app.config.server.trusted_proxies)))
     }
 }
 

@@ -3,23 +3,25 @@
 //! The browser keeps an id in a cookie of this server, and the landing page gets the anonymous id that follows
 //! from it with the code, so that the owner's website can name it when it sells.
 
-use std::sync::Arc;
+use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
 use axum::{
-    extract::{RawPathParams, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    extract::{FromRequestParts, RawPathParams, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
+    address::network,
+    client::{CALLERS_MAX, OF_ADDRESS},
     error::ApiError,
     openapi::schemas::ReferralCode,
     rate::{Limiter, Rate},
 };
 use crate::{
-    app::{App, redirect},
-    domain::ids::ProjectId,
+    app::{App, clicks::Clicks, redirect},
+    domain::ids::{EnrollmentId, ProjectId},
     telemetry::names,
 };
 
@@ -33,22 +35,57 @@ const COOKIE_MAX_AGE_S: u32 = 31_536_000;
 /// link over and over is forwarded and not counted.
 const OF_CODE: Rate = Rate { burst: 500, refill_ms: 20 };
 
-/// Codes kept in mind for their limit.
-const CODES_MAX: usize = 100_000;
-
 #[derive(Clone)]
 struct Links {
     app: App,
-    limiter: Arc<Limiter<String>>,
+    clicks: Clicks,
+    limits: Arc<Limits>,
+}
+
+struct Limits {
+    addresses: Limiter<IpAddr>,
+    /// By whose code it is: the same text is another code for another owner.
+    codes: Limiter<(EnrollmentId, String)>,
 }
 
 /// The redirect routes.
-pub fn routes(app: App) -> OpenApiRouter {
-    let limiter = Arc::new(Limiter::new(OF_CODE, CODES_MAX));
-    OpenApiRouter::new()
-        .routes(routes!(follow))
-        .routes(routes!(follow_of_project))
-        .with_state(Links { app, limiter })
+pub fn routes(app: App, clicks: Clicks) -> OpenApiRouter {
+    let limits = Limits {
+        addresses: Limiter::new(OF_ADDRESS, CALLERS_MAX),
+        codes: Limiter::new(OF_CODE, CALLERS_MAX),
+    };
+    OpenApiRouter::new().routes(routes!(follow)).routes(routes!(follow_of_project)).with_state(Links {
+        app,
+        clicks,
+        limits: Arc::new(limits),
+    })
+}
+
+/// How somebody follows a link.
+struct Visit {
+    method: Method,
+    headers: HeaderMap,
+    /// From where, as far as it can be known.
+    address: IpAddr,
+}
+
+impl FromRequestParts<Links> for Visit {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, links: &Links) -> Result<Self, Infallible> {
+        let trusted = &links.app.config.server.trusted_proxies;
+        let address = network(&parts.extensions, &parts.headers, trusted);
+        Ok(Self { method: parts.method.clone(), headers: parts.headers.clone(), address })
+    }
+}
+
+impl Links {
+    /// Whether a click is more than are counted of its address or its code.
+    fn is_too_much(&self, visit: &Visit, destination: &redirect::Destination) -> bool {
+        let now = self.app.now();
+        self.limits.addresses.take(visit.address, now).is_err()
+            || self.limits.codes.take(destination.link(), now).is_err()
+    }
 }
 
 /// Leads a visitor to the landing page of an affiliate's program, and counts the click.
@@ -59,13 +96,8 @@ pub fn routes(app: App) -> OpenApiRouter {
     responses((status = 302, description = "To the landing page.",
         headers(("location" = String), ("set-cookie" = String, description = "The visitor's anonymous id."))))
 )]
-async fn follow(
-    State(links): State<Links>,
-    path: RawPathParams,
-    method: Method,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    forward(&links, &path, &method, &headers).await
+async fn follow(State(links): State<Links>, path: RawPathParams, visit: Visit) -> Result<Response, ApiError> {
+    forward(&links, &path, &visit).await
 }
 
 /// The same where the code alone does not say whose it is.
@@ -79,28 +111,22 @@ async fn follow(
 async fn follow_of_project(
     State(links): State<Links>,
     path: RawPathParams,
-    method: Method,
-    headers: HeaderMap,
+    visit: Visit,
 ) -> Result<Response, ApiError> {
-    forward(&links, &path, &method, &headers).await
+    forward(&links, &path, &visit).await
 }
 
-async fn forward(
-    links: &Links,
-    path: &RawPathParams,
-    method: &Method,
-    headers: &HeaderMap,
-) -> Result<Response, ApiError> {
+async fn forward(links: &Links, path: &RawPathParams, visit: &Visit) -> Result<Response, ApiError> {
     let named = |name| path.iter().find(|(key, _)| *key == name).map(|(_, value)| value);
     let code = named("code").ok_or_else(ApiError::not_found)?;
     let destination = redirect::resolve(&links.app, named("project_id"), code).await?;
-    let browser = redirect::browser_id(cookie(headers));
+    let browser = redirect::browser_id(cookie(&visit.headers));
     let anonymous_id = destination.visitor(&browser);
-    let outcome = if !destination.counts() || *method == Method::HEAD || is_prefetch(headers) {
+    let outcome = if !destination.counts() || visit.method == Method::HEAD || is_prefetch(&visit.headers) {
         "not_counted"
-    } else if links.limiter.take(destination.code().to_owned(), links.app.now()).is_err() {
+    } else if links.is_too_much(visit, &destination) {
         "limited"
-    } else if redirect::count(&links.app, &destination, &anonymous_id).await {
+    } else if redirect::count(&links.clicks, &destination, &anonymous_id).await {
         "counted"
     } else {
         "lost"

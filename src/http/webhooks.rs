@@ -228,9 +228,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        app::receive::{
-            CommitLimits,
-            fake::{FakeStore, LIMITS, Mode, receiver},
+        app::{
+            group::GroupLimits,
+            receive::fake::{FakeStore, LIMITS, Mode, receiver},
         },
         http::{
             edge,
@@ -241,7 +241,7 @@ mod tests {
     const MAX_BODY: usize = 64;
     const EVENT: &str = "evt_1 charge.succeeded test";
 
-    fn app(store: &Arc<FakeStore>, limits: CommitLimits, tasks: &TaskTracker) -> Router {
+    fn app(store: &Arc<FakeStore>, limits: GroupLimits, tasks: &TaskTracker) -> Router {
         edge(routes(receiver(store, limits, tasks), MAX_BODY).into(), tasks)
     }
 
@@ -358,7 +358,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_is_503_overloaded() {
         let store = FakeStore::held();
-        let app = app(&store, CommitLimits { queue_events: 1, ..LIMITS }, &TaskTracker::new());
+        let app = app(&store, GroupLimits { queued_max: 1, ..LIMITS }, &TaskTracker::new());
         let deliver = |id: usize| {
             let (app, body) = (app.clone(), format!("evt_{id} charge.succeeded test"));
             tokio::spawn(async move { send(&app, signed("/webhooks/fake"), body).await })
@@ -395,7 +395,7 @@ mod tests {
             drain: patience,
         };
         let writers = TaskTracker::new();
-        let receiver = receiver(&store, CommitLimits { queue_events: 256, ..LIMITS }, &writers);
+        let receiver = receiver(&store, GroupLimits { queued_max: 256, ..LIMITS }, &writers);
         let app = edge(routes(receiver, MAX_BODY).into(), &tasks);
         let server = tokio::spawn(serve(listener, app, limits, draining.clone()));
 

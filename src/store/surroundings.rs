@@ -7,18 +7,15 @@ use serde_json::{Value, json};
 
 use super::{
     Conn, StoreError, Tx,
-    sales::{corrupt, subject_rows},
-    touchpoints::{self, Visitor},
+    sales::{corrupt, id_list, subject_rows},
+    touchpoints::{self, Span, Visitor},
 };
 use crate::domain::{
     attribution::{Carrier, OtherPayment, Surroundings, Touch},
     book::{Book, Folded, Sale},
-    ids::SaleId,
+    ids::{OrganizationId, SaleId},
     time::Timestamp,
 };
-
-/// The longest window a program can have, and a day for the rounding of times.
-const WINDOW_MAX_S: i64 = 366 * 86_400;
 
 /// Puts the surroundings of every sale that is to be folded into the book. Call it when all facts of the
 /// batch are applied: they may name a buyer that nobody knew before.
@@ -28,19 +25,9 @@ const WINDOW_MAX_S: i64 = 366 * 86_400;
 pub async fn load(tx: &mut Tx, book: &mut Book) -> Result<(), StoreError> {
     let mut around: BTreeMap<SaleId, Surroundings> =
         book.dirty_sales().map(|sale| (sale.id.clone(), Surroundings::default())).collect();
-    let visitors = touches_by_visitor(tx, book).await?;
-    for sale in book.dirty_sales() {
-        let Some(surroundings) = around.get_mut(&sale.id) else { continue };
-        // Two ids of one visitor give the same touchpoints.
-        let mut touches: BTreeMap<_, Touch> = BTreeMap::new();
-        for id in book.visitors_of(sale) {
-            let visitor = Visitor { project_id: sale.scope.project_id.clone(), id };
-            let told = visitors.get(&visitor).into_iter().flatten();
-            touches.extend(told.map(|touch| (touch.id.clone(), touch.clone())));
-        }
-        surroundings.touches = touches.into_values().collect();
-    }
-    load_other_payments(tx, book, &mut around).await?;
+    let buyers = clicking_buyers(tx, book).await?;
+    load_other_payments(tx, book, &buyers, &mut around).await?;
+    load_touches(tx, book, &buyers, &mut around).await?;
     load_customer_emails(tx, book, &mut around).await?;
     for (sale, surroundings) in around {
         book.surround(sale, surroundings);
@@ -48,36 +35,139 @@ pub async fn load(tx: &mut Tx, book: &mut Book) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The touchpoints behind each id that a sale of the batch names.
-async fn touches_by_visitor(tx: &mut Tx, book: &Book) -> Result<BTreeMap<Visitor, Vec<Touch>>, StoreError> {
-    let asked: BTreeSet<Visitor> = book
-        .dirty_sales()
-        .flat_map(|sale| {
-            let project_id = sale.scope.project_id.clone();
-            book.visitors_of(sale).into_iter().map(move |id| Visitor { project_id: project_id.clone(), id })
-        })
-        .collect();
+/// What is known of the buyer of a sale who has clicked before it.
+struct Buyer {
+    /// The ids under which they clicked.
+    ids: BTreeSet<Visitor>,
+    /// When the sale was paid.
+    paid_at: Timestamp,
+    /// From the first click to the last, before the sale or after.
+    clicks: Span,
+    /// The longest window of the owner's programs.
+    window: Window,
+}
+
+/// Days of 86 400 s before a payment in which a touchpoint can count.
+#[derive(Clone, Copy, Default)]
+struct Window {
+    days: i64,
+}
+
+impl Window {
+    fn before(self, paid_at: Timestamp) -> Span {
+        Span { from: paid_at.plus_days(self.days.saturating_neg()), to: paid_at }
+    }
+}
+
+/// The buyers of the batch's sales who have clicked before they paid, by the sale.
+async fn clicking_buyers(tx: &mut Tx, book: &Book) -> Result<BTreeMap<SaleId, Buyer>, StoreError> {
+    let visitors_of = |sale: &Sale| -> Vec<Visitor> {
+        let project_id = &sale.scope.project_id;
+        let ids = book.visitors_of(sale).into_iter();
+        ids.map(|id| Visitor { project_id: project_id.clone(), id }).collect()
+    };
+    let asked: BTreeSet<Visitor> = book.dirty_sales().flat_map(visitors_of).collect();
     if asked.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let seen = touchpoints::all_ids(tx, &asked).await?;
-    let locked: BTreeSet<Visitor> = asked.iter().chain(seen.iter().map(|(id, _)| id)).cloned().collect();
-    touchpoints::share_visitors(tx, &locked).await?;
+    let seen = touchpoints::stars(tx, &asked).await?;
+    touchpoints::share_visitors(tx, &seen.into_values().flatten().collect()).await?;
     // Read again: an id that was linked while the locks were waited for counts.
-    let ids = touchpoints::all_ids(tx, &asked).await?;
-    let all: BTreeSet<Visitor> = asked.iter().chain(ids.iter().map(|(id, _)| id)).cloned().collect();
-    let mut recorded: BTreeMap<Visitor, Vec<Touch>> = BTreeMap::new();
-    for (visitor, touch) in touchpoints::of_visitors(tx, &all).await? {
-        recorded.entry(visitor).or_default().push(touch);
+    let stars = touchpoints::stars(tx, &asked).await?;
+    let spans = touchpoints::spans_of(tx, &stars.values().flatten().cloned().collect()).await?;
+    if spans.is_empty() {
+        return Ok(BTreeMap::new());
     }
-    let mut found: BTreeMap<Visitor, Vec<Touch>> = BTreeMap::new();
-    for (visitor, asked) in &ids {
-        if let Some(touches) = recorded.get(visitor) {
-            let asked = Visitor { project_id: visitor.project_id.clone(), id: asked.clone() };
-            found.entry(asked).or_default().extend(touches.iter().cloned());
+    let windows = longest_windows(tx, book).await?;
+    let mut buyers = BTreeMap::new();
+    for sale in book.dirty_sales() {
+        let Some(paid_at) = sale.paid_at() else { continue };
+        let all = visitors_of(sale);
+        let clicked: BTreeMap<&Visitor, &Span> = all
+            .iter()
+            .flat_map(|visitor| stars.get(visitor).into_iter().flatten())
+            .filter_map(|id| spans.get_key_value(id))
+            .collect();
+        let from = clicked.values().map(|span| span.from).min();
+        let to = clicked.values().map(|span| span.to).max();
+        let (Some(from), Some(to)) = (from.filter(|from| *from <= paid_at), to) else { continue };
+        let ids = clicked.into_keys().cloned().collect();
+        let window = windows.get(&sale.owner).copied().unwrap_or_default();
+        buyers.insert(sale.id.clone(), Buyer { ids, paid_at, clicks: Span { from, to }, window });
+    }
+    Ok(buyers)
+}
+
+/// The longest window that any program of the sales' owners ever had.
+async fn longest_windows(
+    conn: &mut Conn,
+    book: &Book,
+) -> Result<BTreeMap<OrganizationId, Window>, StoreError> {
+    // Served by `program_by_organization`.
+    const SQL: &str = "SELECT g.organization_id, g.attribution_window_days FROM json_each($1) k
+            JOIN program g ON g.organization_id = k.value->>'id'
+        UNION
+        SELECT g.organization_id, r.attribution_window_days FROM json_each($1) k
+            JOIN program g ON g.organization_id = k.value->>'id'
+            JOIN program_touch_rule r ON r.program_id = g.id";
+    let owners: BTreeSet<&str> = book.dirty_sales().map(|sale| sale.owner.as_str()).collect();
+    let found: Vec<(String, i64)> = conn.q(SQL).bind(id_list(owners)).all().await?;
+    let mut windows: BTreeMap<OrganizationId, Window> = BTreeMap::new();
+    for (owner, days) in found {
+        let owner =
+            OrganizationId::parse(&owner).map_err(|_| corrupt("program", "organization_id", &owner))?;
+        let window = windows.entry(owner).or_default();
+        window.days = window.days.max(days);
+    }
+    Ok(windows)
+}
+
+/// The touchpoints that can have referred a sale, or an earlier payment that binds it: those in the windows
+/// before them, however many there are beside.
+async fn load_touches(
+    conn: &mut Conn,
+    book: &Book,
+    buyers: &BTreeMap<SaleId, Buyer>,
+    around: &mut BTreeMap<SaleId, Surroundings>,
+) -> Result<(), StoreError> {
+    let mut spans: BTreeMap<Visitor, Vec<Span>> = BTreeMap::new();
+    for (sale, buyer) in buyers {
+        let others = around.get(sale).into_iter().flat_map(|around| &around.other_payments);
+        let payments = others.map(|other| other.paid_at).chain([buyer.paid_at]);
+        let counting: Vec<Span> = payments.map(|paid_at| buyer.window.before(paid_at)).collect();
+        for id in &buyer.ids {
+            spans.entry(id.clone()).or_default().extend(&counting);
         }
     }
-    Ok(found)
+    for spans in spans.values_mut() {
+        *spans = merged(std::mem::take(spans));
+    }
+    let mut touches: BTreeMap<Visitor, Vec<Touch>> = BTreeMap::new();
+    for (visitor, touch) in touchpoints::in_spans(conn, &spans).await? {
+        touches.entry(visitor).or_default().push(touch);
+    }
+    for sale in book.dirty_sales() {
+        let (Some(buyer), Some(surroundings)) = (buyers.get(&sale.id), around.get_mut(&sale.id)) else {
+            continue;
+        };
+        let own = buyer.ids.iter().filter_map(|id| touches.get(id)).flatten();
+        surroundings.touches = own.cloned().collect();
+        surroundings.touches.sort_by(|a, b| a.id.cmp(&b.id));
+    }
+    Ok(())
+}
+
+/// The same times without overlaps.
+fn merged(mut spans: Vec<Span>) -> Vec<Span> {
+    spans.sort_unstable();
+    let mut merged: Vec<Span> = Vec::with_capacity(spans.len());
+    for span in spans {
+        match merged.last_mut() {
+            Some(last) if span.from <= last.to => last.to = last.to.max(span.to),
+            _ => merged.push(span),
+        }
+    }
+    merged
 }
 
 /// A row for each subscription and customer of a sale, with the fields of `more`.
@@ -92,11 +182,12 @@ fn carrier_rows(sale: &Sale, more: &Value) -> Vec<Value> {
     rows
 }
 
-/// When the subscriptions and customers of the sales paid otherwise. Only for sales with touchpoints, and
-/// only in the time in which those can have referred anything.
+/// When the subscriptions and customers of the sales paid otherwise. Only for buyers who clicked, and only
+/// when that can have referred anything, before the sale.
 async fn load_other_payments(
     conn: &mut Conn,
     book: &Book,
+    buyers: &BTreeMap<SaleId, Buyer>,
     around: &mut BTreeMap<SaleId, Surroundings>,
 ) -> Result<(), StoreError> {
     const SQL: &str = "SELECT k.value->>'s', 'subscription', s.paid_at_us
@@ -116,13 +207,9 @@ async fn load_other_payments(
             AND s.paid_at_us <= CAST(k.value->>'to' AS BIGINT)";
     let mut rows = Vec::new();
     for sale in book.dirty_sales() {
-        let touches = around.get(&sale.id).map(|around| around.touches.iter().map(|touch| touch.at));
-        let (Some(first), Some(last)) =
-            (touches.clone().and_then(Iterator::min), touches.and_then(Iterator::max))
-        else {
-            continue;
-        };
-        let range = json!({ "from": first.as_micros(), "to": last.plus_secs(WINDOW_MAX_S).as_micros() });
+        let Some(buyer) = buyers.get(&sale.id) else { continue };
+        let to = buyer.clicks.to.plus_days(buyer.window.days).min(buyer.paid_at);
+        let range = json!({ "from": buyer.clicks.from.as_micros(), "to": to.as_micros() });
         rows.extend(carrier_rows(sale, &range));
     }
     if rows.is_empty() {
@@ -242,4 +329,27 @@ pub async fn request_bound(
         tx.q(SQL).bind(Value::from(rows).to_string()).bind(now.as_micros()).exec().await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spans(days: &[(i64, i64)]) -> Vec<Span> {
+        let at = |day: i64| Timestamp::from_secs(1_750_000_000).plus_days(day);
+        days.iter().map(|(from, to)| Span { from: at(*from), to: at(*to) }).collect()
+    }
+
+    #[test]
+    fn windows_that_overlap_become_one() {
+        for (given, expected) in [
+            (&[(0, 30)][..], &[(0, 30)][..]),
+            (&[(31, 61), (0, 30)], &[(0, 30), (31, 61)]),
+            (&[(30, 60), (0, 30)], &[(0, 60)]),
+            (&[(0, 90), (10, 20), (80, 100), (200, 230)], &[(0, 100), (200, 230)]),
+            (&[], &[]),
+        ] {
+            assert_eq!(merged(spans(given)), spans(expected), "{given:?}");
+        }
+    }
 }

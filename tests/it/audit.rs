@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::http::{Method, header};
+use axum::{
+    body::Body,
+    http::{Method, Request, header},
+};
 use remit::app::{
     events,
     keys::{KeyKind, Principal},
@@ -18,7 +21,7 @@ use super::{
         bank::Bank,
         on_each_engine,
         repeated::{self, Change},
-        site::client_key,
+        site::{Site, TOUCHPOINT, client_key},
     },
 };
 
@@ -184,6 +187,13 @@ async fn listed(api: &Api, key: &str, filter: &str) -> Vec<Value> {
     }
 }
 
+/// The first page of a list, as an operator reads it.
+async fn listed_at(api: &Api, path: &str) -> Vec<Value> {
+    let (status, mut page) = api.call(&api.operator, Method::GET, path, &Value::Null).await;
+    assert!(status.is_success(), "{path}: {page}");
+    page["data"].as_array_mut().unwrap().drain(..).collect()
+}
+
 /// The API over the node of a bank.
 async fn api_of(bank: &Bank) -> Api {
     let app = bank.shop.node.app.clone();
@@ -302,6 +312,22 @@ on_each_engine! {
             assert!(!all.contains(secret), "{secret} is in the log");
         }
         assert!(all.contains("j***@example.com"));
+    }
+
+    async fn a_touchpoint_names_the_key_and_the_request_that_told_of_it(db: TestDb) {
+        let site = Site::open(&db.db, json!({})).await;
+        let click = json!({ "code": "ann", "anonymous_id": "v" }).to_string();
+        let request = Request::post(TOUCHPOINT).header("x-api-key", &site.client);
+        let request = request.header("x-request-id", "click-1").body(Body::from(click)).unwrap();
+        assert!(site.send(request).await.0.is_success());
+        let followed = Request::get("/r/bob").header("x-request-id", "click-2").body(Body::empty()).unwrap();
+        assert!(site.send(followed).await.0.is_redirection());
+        let (_, told) = site.api.call(&site.key, Method::GET, &site.path("touchpoints"), &Value::Null).await;
+        let row = |code: &str| told["data"].as_array().unwrap().iter().find(|row| row["code"] == code).unwrap();
+        let keys = listed_at(&site.api, "/v1/admin/keys?limit=100").await;
+        let by = keys.iter().find(|key| key["id"] == row("ann")["told_by"]).unwrap();
+        assert_eq!((&by["kind"], &row("ann")["request_id"]), (&json!("client"), &json!("click-1")));
+        assert_eq!((&row("bob")["told_by"], &row("bob")["request_id"]), (&Value::Null, &Value::Null));
     }
 
     async fn a_row_says_what_was_and_what_is_and_by_whom(db: TestDb) {

@@ -11,6 +11,7 @@ mod bank_payouts;
 mod books_api;
 mod boxes;
 mod checklist;
+mod clicks;
 mod conformance;
 mod conversions;
 mod directory;

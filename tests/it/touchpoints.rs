@@ -492,10 +492,32 @@ on_each_engine! {
         assert_eq!(site.clicks(&site.ann).await, 1);
     }
 
-    async fn a_code_of_two_owners_needs_the_project(db: TestDb) {
+    async fn the_short_link_of_a_code_stays_with_the_owner_who_had_it_first(db: TestDb) {
+        let site = Site::open(&db.db, json!({})).await;
+        let leads_to = async |path: &str| {
+            let (_, headers) = follow(&site, Method::GET, path, &[]).await;
+            let location = headers.get(header::LOCATION)?.to_str().unwrap().to_owned();
+            Some(reqwest::Url::parse(&location).unwrap().host_str().unwrap().to_owned())
+        };
+        let (first, second) = (Some("shop.example".to_owned()), Some("other.example".to_owned()));
+        site.api.clock.advance_secs(60);
+        assert_eq!(leads_to("/r/ann").await, first);
+        let api = Api::new(&db.db).await;
+        api.clock.advance_secs(30);
+        let other = Site::open_on(api, "other", json!({"landing_url": "https://other.example"})).await;
+        assert_eq!(leads_to("/r/ann").await, first, "somebody else's claim changes nothing");
+        assert_eq!(leads_to(&format!("/r/{}/ann", other.project)).await, second);
+        assert_eq!((site.clicks(&site.ann).await, other.clicks(&other.ann).await), (2, 1));
+        // Nor does it lead to them once the first one is retired: it stands on paper and on websites.
+        let code = site.path(&format!("enrollments/{}/codes/ann", site.ann));
+        assert_eq!(site.api.call(&site.key, Method::DELETE, &code, &Value::Null).await.0, StatusCode::OK);
+        assert_eq!(leads_to("/r/ann").await, None);
+        assert_eq!(leads_to(&format!("/r/{}/ann", other.project)).await, second);
+    }
+
+    async fn a_browser_is_another_visitor_for_each_owner(db: TestDb) {
         let site = Site::open(&db.db, json!({})).await;
         let other = Site::open_on(Api::new(&db.db).await, "other", json!({"landing_url": "https://other.example"})).await;
-        assert_eq!(follow(&site, Method::GET, "/r/ann", &[]).await.0, StatusCode::NOT_FOUND);
         let cookie = format!("remit_anon=anon_{}", "x".repeat(26));
         let mut visitors = Vec::new();
         for (owner, host) in [(&site, "shop.example"), (&other, "other.example")] {

@@ -1,6 +1,6 @@
 //! A store that a test can hold, fail and look into, and a provider that says what it is told.
 
-use std::sync::Mutex;
+use std::{sync::Mutex, time::Duration};
 
 use tokio::sync::Semaphore;
 
@@ -173,11 +173,11 @@ pub fn endpoint(id: &str, livemode: bool) -> Endpoint {
     }
 }
 
-pub const LIMITS: CommitLimits =
-    CommitLimits { queue_events: 64, batch_events: 16, writers: 1, answer_within: Duration::from_secs(20) };
+pub const LIMITS: GroupLimits =
+    GroupLimits { queued_max: 64, batch_max: 16, writers: 1, answer_within: Duration::from_secs(20) };
 
 /// A receiver of the provider `fake`, whose default endpoint is in test mode.
-pub fn receiver(store: &Arc<FakeStore>, limits: CommitLimits, tasks: &TaskTracker) -> Receiver<FakeStore> {
+pub fn receiver(store: &Arc<FakeStore>, limits: GroupLimits, tasks: &TaskTracker) -> Receiver<FakeStore> {
     let committer = Committer::start(store, limits, &Arc::new(Notify::new()), tasks);
     let clock = crate::clock::ManualClock::new(Timestamp::from_secs(1_750_000_000));
     let provider = |name, default_endpoint| ProviderEdge {

@@ -1,6 +1,8 @@
 //! The group commit and the receiver, over a store that a test holds.
 
-use tokio::task::JoinSet;
+use std::time::Duration;
+
+use tokio::{task::JoinSet, time::timeout};
 
 use super::{
     fake::{FakeStore, LIMITS, Mode, receiver},
@@ -35,7 +37,7 @@ struct Bench {
     tasks: TaskTracker,
 }
 
-fn bench(store: Arc<FakeStore>, limits: CommitLimits) -> Bench {
+fn bench(store: Arc<FakeStore>, limits: GroupLimits) -> Bench {
     let (wake, tasks) = (Arc::new(Notify::new()), TaskTracker::new());
     let committer = Committer::start(&store, limits, &wake, &tasks);
     Bench { store, committer, wake, tasks }
@@ -46,10 +48,10 @@ impl Bench {
     async fn enqueue(&self, ids: &[&str]) -> JoinSet<Result<Inserted, ReceiveError>> {
         let mut waiters = JoinSet::new();
         for id in ids {
-            let before = self.committer.queue.capacity();
+            let before = self.committer.group.room();
             let (committer, event) = (self.committer.clone(), event(id));
             waiters.spawn(async move { committer.commit(event).await });
-            while self.committer.queue.capacity() == before {
+            while self.committer.group.room() == before {
                 tokio::task::yield_now().await;
             }
         }
@@ -77,7 +79,7 @@ async fn an_idle_receiver_commits_each_event_at_once() {
 
 #[tokio::test]
 async fn what_waits_while_the_writer_is_busy_becomes_one_commit() {
-    let bench = bench(FakeStore::held(), CommitLimits { batch_events: 4, ..LIMITS });
+    let bench = bench(FakeStore::held(), GroupLimits { batch_max: 4, ..LIMITS });
     let mut waiters = bench.busy().await;
     let mut queued = bench.enqueue(&["a", "b", "c", "d", "e", "f"]).await;
     bench.store.gate.add_permits(3);
@@ -90,7 +92,7 @@ async fn what_waits_while_the_writer_is_busy_becomes_one_commit() {
 
 #[tokio::test]
 async fn several_writers_commit_at_the_same_time() {
-    let bench = bench(FakeStore::held(), CommitLimits { writers: 3, ..LIMITS });
+    let bench = bench(FakeStore::held(), GroupLimits { writers: 3, ..LIMITS });
     let mut waiters = Vec::new();
     for _ in 0..3 {
         // Returns only once one more commit has begun, while none has ended.
@@ -142,7 +144,7 @@ async fn a_failed_commit_fails_for_all_and_the_writer_goes_on() {
 
 #[tokio::test]
 async fn a_full_queue_refuses_at_once() {
-    let bench = bench(FakeStore::held(), CommitLimits { queue_events: 2, ..LIMITS });
+    let bench = bench(FakeStore::held(), GroupLimits { queued_max: 2, ..LIMITS });
     let _first = bench.busy().await;
     let _queued = bench.enqueue(&["a", "b"]).await;
     assert_eq!(bench.committer.commit(event("c")).await, Err(ReceiveError::Overloaded));
@@ -150,7 +152,7 @@ async fn a_full_queue_refuses_at_once() {
 
 #[tokio::test]
 async fn a_commit_that_takes_too_long_is_not_acknowledged_and_still_done() {
-    let bench = bench(FakeStore::held(), CommitLimits { answer_within: Duration::ZERO, ..LIMITS });
+    let bench = bench(FakeStore::held(), GroupLimits { answer_within: Duration::ZERO, ..LIMITS });
     assert_eq!(bench.committer.commit(event("a")).await, Err(ReceiveError::StoreUnavailable));
     bench.store.gate.add_permits(1);
     bench.committer.close();
@@ -161,7 +163,7 @@ async fn a_commit_that_takes_too_long_is_not_acknowledged_and_still_done() {
 
 #[tokio::test]
 async fn closing_commits_everything_that_waits_and_refuses_the_rest() {
-    let bench = bench(FakeStore::held(), CommitLimits { batch_events: 2, writers: 2, ..LIMITS });
+    let bench = bench(FakeStore::held(), GroupLimits { batch_max: 2, writers: 2, ..LIMITS });
     let mut waiters = vec![bench.busy().await, bench.busy().await];
     waiters.push(bench.enqueue(&["a", "b", "c", "d", "e"]).await);
     bench.committer.close();

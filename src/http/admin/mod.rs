@@ -16,6 +16,7 @@ mod payouts;
 mod preview;
 mod programs;
 mod projects;
+mod touchpoints;
 
 use axum::{Json, http::StatusCode};
 use serde::Serialize;
@@ -38,6 +39,7 @@ pub fn router() -> OpenApiRouter<App> {
         .merge(preview::router())
         .merge(enrollments::router())
         .merge(codes::router())
+        .merge(touchpoints::router())
         .merge(books::router())
         .merge(payouts::router())
         .merge(operations::router())

@@ -5,7 +5,7 @@
 
 mod touchpoints;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -16,6 +16,7 @@ use axum::{
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{
+    address::network,
     auth::origin,
     error::ApiError,
     idempotency,
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::app::{
     App, Refusal,
+    clicks::Clicks,
     keys::{AuthError, Principal, authenticate},
 };
 
@@ -32,26 +34,35 @@ const OF_KEY: Rate = Rate { burst: 400, refill_ms: 5 };
 /// One visitor clicks, signs in, and that is it.
 const OF_VISITOR: Rate = Rate { burst: 20, refill_ms: 1_000 };
 
-/// Keys, or visitors, kept in mind for their limits.
-const CALLERS_MAX: usize = 100_000;
+/// Everybody behind one address: an office, a school, a mobile network, or a website's own backend that
+/// tells for all of its visitors.
+pub(super) const OF_ADDRESS: Rate = Rate { burst: 600, refill_ms: 20 };
+
+/// Keys, visitors or addresses kept in mind for their limits.
+pub(super) const CALLERS_MAX: usize = 100_000;
 
 /// What the handlers share.
 #[derive(Clone)]
 struct Client {
     app: App,
+    clicks: Clicks,
     limits: Arc<Limits>,
 }
 
 struct Limits {
+    addresses: Limiter<IpAddr>,
     keys: Limiter<String>,
     visitors: Limiter<(String, String)>,
 }
 
 /// The routes of the client API.
-pub fn routes(app: App) -> OpenApiRouter {
-    let limits =
-        Limits { keys: Limiter::new(OF_KEY, CALLERS_MAX), visitors: Limiter::new(OF_VISITOR, CALLERS_MAX) };
-    let client = Client { app, limits: Arc::new(limits) };
+pub fn routes(app: App, clicks: Clicks) -> OpenApiRouter {
+    let limits = Limits {
+        addresses: Limiter::new(OF_ADDRESS, CALLERS_MAX),
+        keys: Limiter::new(OF_KEY, CALLERS_MAX),
+        visitors: Limiter::new(OF_VISITOR, CALLERS_MAX),
+    };
+    let client = Client { app, clicks, limits: Arc::new(limits) };
     idempotency::around(touchpoints::router(), &client.app)
         .route_layer(middleware::from_fn_with_state(client.clone(), let_in))
         .layer(middleware::from_fn(any_origin))
@@ -80,8 +91,8 @@ fn too_many(seconds: u32) -> ApiError {
     ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
 }
 
-/// Lets in who holds a key, as [`Principal`] in the extensions, unless the key says too much. That is asked
-/// before anything of the request is written down.
+/// Lets in who holds a key, as [`Principal`] in the extensions, unless the key or the address it comes from says too much.
+/// That is asked before anything of the request is written down.
 async fn let_in(
     State(client): State<Client>,
     mut request: Request,
@@ -91,8 +102,13 @@ async fn let_in(
     if request.method() == Method::OPTIONS {
         return Ok(next.run(request).await);
     }
+    let now = client.app.now();
+    // Before the key is looked at: to guess at keys is limited, too.
+    let trusted = &client.app.config.server.trusted_proxies;
+    let address = network(request.extensions(), request.headers(), trusted);
+    client.limits.addresses.take(address, now).map_err(too_many)?;
     let by = holder(&client.app, request.headers()).await?;
-    client.limits.keys.take(by.actor().to_owned(), client.app.now()).map_err(too_many)?;
+    client.limits.keys.take(by.actor().to_owned(), now).map_err(too_many)?;
     request.extensions_mut().insert(by);
     Ok(next.run(request).await)
 }

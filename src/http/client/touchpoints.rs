@@ -93,7 +93,7 @@ async fn record(
             ApiError::new(StatusCode::BAD_REQUEST, "INVALID_TIME", message).with_param("occurred_at")
         })?,
     };
-    let recorded = touchpoints::record(&client.app, &by, click).await?;
+    let recorded = touchpoints::record(&client.clicks, &by, click).await?;
     let row = recorded.touchpoint;
     let data = TouchpointView {
         id: row.id,

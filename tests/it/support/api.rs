@@ -11,6 +11,7 @@ use http_body_util::BodyExt as _;
 use remit::{
     app::{
         App,
+        clicks::{self, Clicks},
         keys::{self, KeyKind, NewKey, Principal},
         store_events,
     },
@@ -43,13 +44,15 @@ pub struct Api {
 
 /// The routes of the public listener, held to their description. Without the receiver.
 pub async fn public(app: &App) -> Router {
-    checked(edge(openapi::described(http::api(app)), &TaskTracker::new())).await
+    let clicks = Clicks::start(app, clicks::LIMITS, &TaskTracker::new());
+    checked(edge(openapi::described(http::api(app, &clicks)), &TaskTracker::new())).await
 }
 
 /// As [`public`], with the receiver, to be looked at and not called.
 pub fn with_receiver(app: &App) -> Router {
     let (receiver, _) = store_events::start_receiver(app, &TaskTracker::new());
-    openapi::described(http::api(app).merge(webhooks::routes(receiver, 1024)))
+    let clicks = Clicks::start(app, clicks::LIMITS, &TaskTracker::new());
+    openapi::described(http::api(app, &clicks).merge(webhooks::routes(receiver, 1024)))
 }
 
 /// The configuration of these variables.

@@ -7,7 +7,10 @@ use axum::{
 };
 use http_body_util::BodyExt as _;
 use remit::{
-    app::keys::KeyKind,
+    app::{
+        clicks::{self, Clicks},
+        keys::KeyKind,
+    },
     domain::ids::OrganizationId,
     http::{self, edge, openapi},
     store::Db,
@@ -105,7 +108,8 @@ impl Desk {
             .header(header::AUTHORIZATION, format!("Bearer {key}"))
             .body(Body::empty())
             .unwrap();
-        let routes = openapi::described(http::api(&self.api.app));
+        let clicks = Clicks::start(&self.api.app, clicks::LIMITS, &TaskTracker::new());
+        let routes = openapi::described(http::api(&self.api.app, &clicks));
         edge(routes, &TaskTracker::new()).oneshot(request).await.unwrap()
     }
 

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use remit::{
-    app::receive::{CommitLimits, Committer, Endpoint, EventStore, ProviderEdge, Receiver, StoreFailure},
+    app::{
+        group::GroupLimits,
+        receive::{Committer, Endpoint, EventStore, ProviderEdge, Receiver, StoreFailure},
+    },
     clock::ManualClock,
     domain::{
         ids::{EndpointId, ProjectId},
@@ -51,12 +54,8 @@ impl EventStore for DbEventStore {
 /// `POST /webhooks/stripe` on this database, with everything that the edge puts around it.
 pub fn webhooks(db: Db, tasks: &TaskTracker) -> Router {
     let store = Arc::new(DbEventStore(db));
-    let limits = CommitLimits {
-        queue_events: 4_096,
-        batch_events: 64,
-        writers: 4,
-        answer_within: Duration::from_secs(30),
-    };
+    let limits =
+        GroupLimits { queued_max: 4_096, batch_max: 64, writers: 4, answer_within: Duration::from_secs(30) };
     let committer = Committer::start(&store, limits, &Arc::new(Notify::new()), tasks);
     let inbound = providers::inbound("stripe").unwrap();
     let default_endpoint = Endpoint {
