@@ -63,7 +63,7 @@ pub enum MoveError {
     #[error(transparent)]
     Fold(FoldError),
     /// The commissions of the payout are counted for the rates of others. Nothing was written: the caller
-    /// begins again with a transaction that locks these first ([`Counters`]).
+    /// begins again with a transaction that locks these first.
     #[error("{} counters have to be locked first", .0.len())]
     Uncounted(BTreeSet<CounterKey>),
     /// Amounts do not fit.
