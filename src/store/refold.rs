@@ -112,10 +112,39 @@ pub async fn request_program(
     touchpoints::request_clicked(tx, id.as_str(), rule, now).await
 }
 
+/// `SELECT` of `$columns` for each sale (`found.sale_id`) that the rows of `told` (`t`: `project_id`, `realm`,
+/// `subject_kind`, `subject_id`) tell of: the sale itself, or those of a subscription or a customer. Served by
+/// the keys of `sale_alias`, `payment_by_subscription` and `payment_by_customer`.
+macro_rules! sales_of_told {
+    ($columns:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM told t JOIN sale_alias found
+                ON found.project_id = t.project_id AND found.realm = t.realm AND found.kind = t.subject_kind
+                AND found.object_id = t.subject_id
+            UNION ALL
+            SELECT ",
+            $columns,
+            " FROM told t JOIN payment found
+                ON t.subject_kind = 'subscription' AND found.project_id = t.project_id
+                AND found.realm = t.realm AND found.subscription = t.subject_id
+            UNION ALL
+            SELECT ",
+            $columns,
+            " FROM told t JOIN payment found
+                ON t.subject_kind = 'customer' AND found.project_id = t.project_id
+                AND found.realm = t.realm AND found.customer = t.subject_id"
+        )
+    };
+}
+pub(super) use sales_of_told;
+
 /// `of` is an enrollment or a program; their ids cannot be mistaken for each other.
 async fn request_told(tx: &mut Tx, of: &str, rule: &str, now: Timestamp) -> Result<(), StoreError> {
     // Served by `attribution_hint_by_code`, then by the keys of what the codes were told for.
-    const SQL: &str = "WITH told AS (
+    const SQL: &str = concat!(
+        "WITH told AS (
             SELECT h.project_id, h.realm, h.subject_kind, h.subject_id
             FROM code c
             JOIN project o ON o.organization_id = c.organization_id
@@ -123,20 +152,12 @@ async fn request_told(tx: &mut Tx, of: &str, rule: &str, now: Timestamp) -> Resu
             WHERE c.enrollment_id IN (SELECT id FROM enrollment WHERE id = $1 OR program_id = $1))
         INSERT INTO refold (sale_id, cause_kind, cause_id, requested_at_us, due_at_us)
         SELECT DISTINCT concerned.sale_id, 'time', $2, $3, $3
-        FROM (
-            SELECT a.sale_id FROM told t JOIN sale_alias a
-                ON a.project_id = t.project_id AND a.realm = t.realm AND a.kind = t.subject_kind
-                AND a.object_id = t.subject_id
-            UNION ALL
-            SELECT p.sale_id FROM told t JOIN payment p
-                ON t.subject_kind = 'subscription' AND p.project_id = t.project_id AND p.realm = t.realm
-                AND p.subscription = t.subject_id
-            UNION ALL
-            SELECT p.sale_id FROM told t JOIN payment p
-                ON t.subject_kind = 'customer' AND p.project_id = t.project_id AND p.realm = t.realm
-                AND p.customer = t.subject_id) AS concerned
+        FROM (",
+        sales_of_told!("found.sale_id"),
+        ") AS concerned
         WHERE TRUE
-        ON CONFLICT (sale_id, cause_kind, cause_id) DO UPDATE SET due_at_us = excluded.due_at_us";
+        ON CONFLICT (sale_id, cause_kind, cause_id) DO UPDATE SET due_at_us = excluded.due_at_us"
+    );
     tx.q(SQL).bind(of).bind(rule).bind(now.as_micros()).exec().await?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Visitor, rows};
 use crate::{
     domain::{ids::TouchpointId, time::Timestamp},
-    store::{Conn, Sql, StoreError, Tx, row::At, sales},
+    store::{Conn, Sql, StoreError, Tx, refold::sales_of_told, row::At, sales},
 };
 
 /// A touchpoint whose time is over.
@@ -58,24 +58,18 @@ pub async fn list_old(
 /// Which of these ids a sale names, whatever became of it.
 pub async fn bought(conn: &mut Conn, visitors: &BTreeSet<Visitor>) -> Result<BTreeSet<Visitor>, StoreError> {
     // Served by `attribution_hint_by_code` and `payment_by_customer`.
-    const SQL: &str = "WITH told AS (
-            SELECT k.value->>'p' AS p, k.value->>'v' AS v, h.realm, h.subject_kind, h.subject_id
+    const SQL: &str = concat!(
+        "WITH told AS (
+            SELECT k.value->>'p' AS project_id, k.value->>'v' AS visitor, h.realm, h.subject_kind, h.subject_id
             FROM json_each($1) k JOIN attribution_hint h
                 ON h.project_id = k.value->>'p' AND LOWER(h.code) = LOWER(k.value->>'v')
                 AND h.code = k.value->>'v' AND h.source IN ($2, $3))
-        SELECT t.p, t.v FROM told t JOIN sale_alias a
-            ON a.project_id = t.p AND a.realm = t.realm AND a.kind = t.subject_kind AND a.object_id = t.subject_id
-        UNION
-        SELECT t.p, t.v FROM told t JOIN payment p
-            ON t.subject_kind = 'subscription' AND p.project_id = t.p AND p.realm = t.realm
-            AND p.subscription = t.subject_id
-        UNION
-        SELECT t.p, t.v FROM told t JOIN payment p
-            ON t.subject_kind = 'customer' AND p.project_id = t.p AND p.realm = t.realm
-            AND p.customer = t.subject_id
-        UNION
-        SELECT k.value->>'p', k.value->>'v' FROM json_each($1) k JOIN payment p
-            ON p.customer = k.value->>'v' AND p.project_id = k.value->>'p'";
+        SELECT DISTINCT bought.* FROM (",
+        sales_of_told!("t.project_id, t.visitor"),
+        " UNION ALL
+            SELECT k.value->>'p', k.value->>'v' FROM json_each($1) k JOIN payment p
+                ON p.customer = k.value->>'v' AND p.project_id = k.value->>'p') AS bought"
+    );
     let list = Value::from(rows(visitors)).to_string();
     let query = conn.q(SQL).bind(list).bind(sales::CLIENT_REFERENCE).bind(sales::VISITOR);
     read_visitors(query.all().await?)

@@ -28,7 +28,7 @@ pub use self::{
     forget::{OldClick, bought, clicked, forget_clicks, forget_ids, list_old, list_old_links},
     list::{ToldFilter, ToldKey, ToldRow, list_told},
 };
-use super::{Conn, Sql, StoreError, Tx, row::At, sales};
+use super::{Conn, Sql, StoreError, Tx, refold::sales_of_told, row::At, sales};
 use crate::domain::{ids::ProjectId, time::Timestamp};
 
 /// Ids of one visitor at most. People have a handful; without a limit, a script that holds a website's
@@ -207,7 +207,8 @@ pub async fn request_sales_since(
 ) -> Result<(), StoreError> {
     // Served by `attribution_hint_by_code` and `payment_by_customer`. In one order everywhere, since two
     // visitors may be told of at once to whom the same sales belong.
-    const SQL: &str = "WITH told AS (
+    const SQL: &str = concat!(
+        "WITH told AS (
             SELECT h.project_id, h.realm, h.subject_kind, h.subject_id,
                 CAST(k.value->>'at' AS BIGINT) AS since_us
             FROM json_each($1) k JOIN attribution_hint h
@@ -215,25 +216,16 @@ pub async fn request_sales_since(
                 AND h.code = k.value->>'v' AND h.source IN ($3, $4))
         INSERT INTO refold (sale_id, cause_kind, cause_id, requested_at_us, due_at_us)
         SELECT DISTINCT s.id, 'time', 'touchpoint_told', $2, $2
-        FROM (
-            SELECT a.sale_id, t.since_us FROM told t JOIN sale_alias a
-                ON a.project_id = t.project_id AND a.realm = t.realm AND a.kind = t.subject_kind
-                AND a.object_id = t.subject_id
-            UNION ALL
-            SELECT p.sale_id, t.since_us FROM told t JOIN payment p
-                ON t.subject_kind = 'subscription' AND p.project_id = t.project_id AND p.realm = t.realm
-                AND p.subscription = t.subject_id
-            UNION ALL
-            SELECT p.sale_id, t.since_us FROM told t JOIN payment p
-                ON t.subject_kind = 'customer' AND p.project_id = t.project_id AND p.realm = t.realm
-                AND p.customer = t.subject_id
-            UNION ALL
+        FROM (",
+        sales_of_told!("found.sale_id, t.since_us"),
+        " UNION ALL
             SELECT p.sale_id, CAST(k.value->>'at' AS BIGINT) FROM json_each($1) k JOIN payment p
                 ON p.customer = k.value->>'v' AND p.project_id = k.value->>'p') AS concerned
         JOIN sale s ON s.id = concerned.sale_id
         WHERE s.paid_at_us >= concerned.since_us
         ORDER BY 1
-        ON CONFLICT (sale_id, cause_kind, cause_id) DO UPDATE SET due_at_us = excluded.due_at_us";
+        ON CONFLICT (sale_id, cause_kind, cause_id) DO UPDATE SET due_at_us = excluded.due_at_us"
+    );
     if since.is_empty() {
         return Ok(());
     }
@@ -260,7 +252,8 @@ pub(super) async fn request_clicked(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     // Served by `touchpoint_by_enrollment`, then as above.
-    const SQL: &str = "WITH star AS (
+    const SQL: &str = concat!(
+        "WITH star AS (
             SELECT DISTINCT t.project_id, COALESCE(l.subject, t.subject) AS center
             FROM touchpoint t LEFT JOIN subject_link l
                 ON l.visitor = t.subject AND l.project_id = t.project_id
@@ -277,23 +270,14 @@ pub(super) async fn request_clicked(
                 AND h.source IN ($4, $5))
         INSERT INTO refold (sale_id, cause_kind, cause_id, requested_at_us, due_at_us)
         SELECT DISTINCT concerned.sale_id, 'time', $2, $3, $3
-        FROM (
-            SELECT a.sale_id FROM told t JOIN sale_alias a
-                ON a.project_id = t.project_id AND a.realm = t.realm AND a.kind = t.subject_kind
-                AND a.object_id = t.subject_id
-            UNION ALL
-            SELECT p.sale_id FROM told t JOIN payment p
-                ON t.subject_kind = 'subscription' AND p.project_id = t.project_id AND p.realm = t.realm
-                AND p.subscription = t.subject_id
-            UNION ALL
-            SELECT p.sale_id FROM told t JOIN payment p
-                ON t.subject_kind = 'customer' AND p.project_id = t.project_id AND p.realm = t.realm
-                AND p.customer = t.subject_id
-            UNION ALL
+        FROM (",
+        sales_of_told!("found.sale_id"),
+        " UNION ALL
             SELECT p.sale_id FROM visitor v JOIN payment p
                 ON p.customer = v.id AND p.project_id = v.project_id) AS concerned
         WHERE TRUE
-        ON CONFLICT (sale_id, cause_kind, cause_id) DO UPDATE SET due_at_us = excluded.due_at_us";
+        ON CONFLICT (sale_id, cause_kind, cause_id) DO UPDATE SET due_at_us = excluded.due_at_us"
+    );
     tx.q(SQL)
         .bind(of)
         .bind(rule)
