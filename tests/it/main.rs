@@ -41,6 +41,7 @@ mod program_desk;
 mod receiving;
 mod refold;
 mod restoring;
+mod reversals;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;
