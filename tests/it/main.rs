@@ -40,6 +40,7 @@ mod processing;
 mod program_desk;
 mod receiving;
 mod refold;
+mod replaying;
 mod restoring;
 mod reversals;
 #[path = "../scenario_format/mod.rs"]
