@@ -1,6 +1,7 @@
 //! Integration tests: one binary, so that it links once and starts one PostgreSQL server.
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
+mod accounts;
 mod admin_api;
 mod affiliate_side;
 mod analytics;
