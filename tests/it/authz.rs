@@ -359,9 +359,13 @@ on_each_engine! {
         event["account"] = json!("acct_canary-7f3a");
         bank.deliver(&[event]).await;
         assert_eq!(bank.findings().await, ["bank_payout_failed"]);
-        let tells = |answer: &Answer| answer.body.contains(&INCOME.to_string()) || answer.body.contains(BANK_PAYOUT);
+        let tells =
+            |answer: &Answer| answer.body.contains(&INCOME.to_string()) || answer.body.contains(BANK_PAYOUT);
 
-        let key_of = async |id: &str| api::key(&matrix.api.app, KeyKind::Organization, Some(OrganizationId::parse(id).unwrap())).await;
+        let key_of = async |id: &str| {
+            let organization = OrganizationId::parse(id).unwrap();
+            api::key(&matrix.api.app, KeyKind::Organization, Some(organization)).await
+        };
         let owner = key_of("org_shop").await;
         // Whose project the platform's own endpoints belong to.
         let platform = key_of("org_default").await;
@@ -385,7 +389,8 @@ on_each_engine! {
         let payout = format!("{PROGRAMS}/{}/payouts/{}", matrix.object("programs"), matrix.object("payouts"));
         let mut whole = shown(payout.clone(), &matrix.api.operator).await;
         assert_eq!(shown(format!("/v1/admin/jobs/{}", matrix.object("jobs")), &matrix.api.operator).await, whole);
-        assert_eq!((&whole[0]["id"], &whole[0]["amount"], &whole[0]["currency"]), (&json!(BANK_PAYOUT), &json!(INCOME), &json!("eur")));
+        assert_eq!((&whole[0]["id"], &whole[0]["amount"]), (&json!(BANK_PAYOUT), &json!(INCOME)));
+        assert_eq!(whole[0]["currency"], "eur");
         assert_eq!((&whole[0]["status"], &whole[0]["failure_code"]), (&json!("failed"), &json!("account_closed")));
         for hidden in ["id", "amount", "currency"] {
             whole[0][hidden] = Value::Null;
