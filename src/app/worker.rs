@@ -69,6 +69,9 @@ const PURGE_EVERY: Duration = Duration::from_mins(1);
 const FORGET_EVERY: Duration = Duration::from_hours(6);
 /// How often the clock is compared with the database's.
 const CLOCK_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked whether the schema is still this program's. A node that does not notice writes by
+/// old rules for so long.
+const SCHEMA_EVERY: Duration = Duration::from_secs(5);
 
 /// Turns stored events into books until `stop`, and what they tell of transfers into those of the payouts.
 pub async fn run_process(app: App, stop: CancellationToken) {
@@ -298,6 +301,31 @@ pub async fn run_clock(db: Db, clock: Arc<DisciplinedClock>, stop: CancellationT
     while stop.run_until_cancelled(sleep(CLOCK_EVERY)).await.is_some() {
         if let Err(failure) = observe_clock(&db, &clock).await {
             tracing::debug!(reason = %failure, "the clock could not be compared with the database's");
+        }
+    }
+}
+
+/// Looks until `stop` whether the database still has the schema of this program, and cancels `stop` when it
+/// has another: a newer program has migrated it, and what this node would write by its old rules would leave
+/// out what the new ones keep. A database that does not answer says nothing about its schema.
+///
+/// Every node looks, whatever its roles: the beat of [`run_beat`] is only one scheduler's.
+///
+/// # Errors
+/// The schema that was found instead.
+pub async fn run_schema(db: Db, stop: CancellationToken) -> Result<(), StoreError> {
+    loop {
+        match db.check_schema().await {
+            Err(other) if other.is_other_schema() => {
+                error!(reason = %other, "the schema was changed while this node ran; it stops");
+                stop.cancel();
+                return Err(other);
+            }
+            Err(failure) => tracing::debug!(reason = %failure, "the schema could not be looked at"),
+            Ok(()) => {}
+        }
+        if stop.run_until_cancelled(sleep(SCHEMA_EVERY)).await.is_none() {
+            return Ok(());
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::{
     },
     mail::Mailer,
     shutdown::{Drained, Shutdown},
+    store::StoreError,
     telemetry,
     transport::Transport,
 };
@@ -43,6 +44,7 @@ pub(super) struct Node {
     shutdown: Shutdown,
     end_ops: CancellationToken,
     ops_task: JoinHandle<()>,
+    schema_task: JoinHandle<Result<(), StoreError>>,
 }
 
 /// Binds both listeners and starts the roles of the configuration. The schema must be current.
@@ -63,6 +65,7 @@ pub(super) async fn start(
     let draining = shutdown.draining();
     shutdown.spawn(worker::run_gauges(app.clone(), draining.clone()));
     shutdown.spawn(worker::run_clock(app.db.clone(), clock, draining.clone()));
+    let schema_task = shutdown.spawn(worker::run_schema(app.db.clone(), draining.clone()));
 
     let end_ops = CancellationToken::new();
     tokio::spawn(telemetry::upkeep(metrics.clone(), end_ops.clone()));
@@ -70,7 +73,7 @@ pub(super) async fn start(
     let limits = Limits::from(&app.config.server);
     let ops_task = tokio::spawn(serve(ops, routes, limits, end_ops.clone()));
     let shutdown = shutdown.clone();
-    Ok(Node { public: public_address, ops: ops_address, app, shutdown, end_ops, ops_task })
+    Ok(Node { public: public_address, ops: ops_address, app, shutdown, end_ops, ops_task, schema_task })
 }
 
 async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
@@ -133,7 +136,9 @@ impl Node {
     }
 
     /// Waits for the drain to begin and for everything under way to end.
-    pub async fn finish(self) -> Drained {
+    ///
+    /// An error when nobody asked for the drain: the schema of the database is another one by now.
+    pub async fn finish(self) -> anyhow::Result<Drained> {
         self.shutdown.draining().cancelled().await;
         let grace = self.app.config.server.drain + BEYOND_REQUESTS;
         let drained = self.shutdown.wait(grace).await;
@@ -144,7 +149,9 @@ impl Node {
         // Behind the last user of a connection, so that SQLite folds its log into the file.
         if drained == Drained::Clean {
             self.app.db.close().await;
+            // One of the tasks that have all ended.
+            self.schema_task.await?.context("the schema was changed while this node ran")?;
         }
-        drained
+        Ok(drained)
     }
 }

@@ -34,7 +34,7 @@ pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<Exit> 
     let node = node::start(opened, metrics, &shutdown).await?;
     // Operators and tests that asked for port 0 read the ports from this line.
     tracing::info!(public = %node.public, ops = %node.ops, "listening");
-    match node.finish().await {
+    match node.finish().await? {
         Drained::Clean => {
             tracing::info!("stopped");
             Ok(Exit::Ok)

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Db, StoreError};
+use crate::store::Db;
 
 /// A store that does not answer for this long is not reachable.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,11 +46,8 @@ pub struct StoreProbe(pub Db);
 
 impl Probe for StoreProbe {
     async fn check(&self) -> Result<(), NotReady> {
-        self.0.check_schema().await.map_err(|error| match error {
-            StoreError::SchemaTooOld { .. }
-            | StoreError::SchemaTooNew { .. }
-            | StoreError::SchemaDiffers { .. } => NotReady::SchemaOutdated,
-            _ => NotReady::StoreUnreachable,
+        self.0.check_schema().await.map_err(|error| {
+            if error.is_other_schema() { NotReady::SchemaOutdated } else { NotReady::StoreUnreachable }
         })
     }
 }

@@ -126,6 +126,12 @@ impl StoreError {
         matches!(self, Self::Database(DatabaseError(sqlx::Error::Database(error))) if error.is_unique_violation())
     }
 
+    /// Whether the database has another schema than the one that this program was built for.
+    #[must_use]
+    pub const fn is_other_schema(&self) -> bool {
+        matches!(self, Self::SchemaTooNew { .. } | Self::SchemaTooOld { .. } | Self::SchemaDiffers { .. })
+    }
+
     fn code(&self) -> Option<Code<'_>> {
         let Self::Database(DatabaseError(sqlx::Error::Database(error))) = self else { return None };
         Code::of(error.as_ref())

@@ -13,6 +13,7 @@ pub fn tests() -> Vec<Trial> {
         a_stop_while_an_answer_does_not_come_leaves_a_doubt_that_is_cleared,
         a_second_signal_while_an_answer_is_awaited_pays_once,
         a_drain_that_takes_too_long_pays_once,
+        a_node_beside_which_a_newer_one_has_migrated_stops_by_itself,
     )
     .into()
 }
@@ -86,6 +87,21 @@ async fn a_drain_that_takes_too_long_pays_once(db: TestDb) {
     assert_unanswered(&payday).await;
     finish(&payday).await;
     assert_eq!(payday.sends_to("lost").await, 1);
+}
+
+async fn a_node_beside_which_a_newer_one_has_migrated_stops_by_itself(db: TestDb) {
+    const NEWER: &str = "INSERT INTO schema_migration (version, description, checksum)
+        SELECT 9999, 'of a newer program', checksum FROM schema_migration WHERE version = 1";
+    let payday = Payday::on(db).await;
+    // Whatever its roles: who takes events stops as well as who books them.
+    for roles in ["receive,process,dispatch,schedule", "receive"] {
+        let mut node = payday.serve_with(&[("REMIT_SERVER__ROLES", roles)]).await;
+        payday.change(NEWER).await;
+        assert_eq!(node.ended().await.code(), Some(1), "{}", node.log());
+        node.says("the schema was changed while this node ran; it stops").await;
+        node.says("run a newer remit").await;
+        payday.change("DELETE FROM schema_migration WHERE version = 9999").await;
+    }
 }
 
 /// Sends to the only affiliate, of which neither an answer nor a webhook ever tells.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::{
     body::{Body, to_bytes},
-    http::{Request, StatusCode, header},
+    http::{Method, Request, StatusCode, header},
 };
 use remit::{app::keys::KeyKind, domain::ids::OrganizationId};
 use serde_json::{Map, Value, json};
@@ -19,11 +19,15 @@ use crate::support::{
     bank::Bank,
     described::Description,
     on_each_engine,
-    shop::charge,
+    shop::{charge, stripe},
 };
 
 /// Is in everything that belongs to the owner or to ada, and in nothing else.
 const CANARY: &str = "canary-7f3a";
+
+/// A payout of ada's account to her bank, and its amount.
+const BANK_PAYOUT: &str = "po_ToTheBank";
+const INCOME: i64 = 7_654_321;
 
 /// Of fields of which one must be given the one that is, where the description says that all are
 /// optional: route, field, value.
@@ -342,5 +346,55 @@ on_each_engine! {
                 }
             }
         }
+    }
+
+    async fn what_an_account_pays_to_its_bank_is_known_to_nobody_but_operators(db: TestDb) {
+        let (bank, matrix) = Matrix::open(&db).await;
+        // The payout of ada's account is of all that she earns, wherever.
+        let object = json!({
+            "id": BANK_PAYOUT, "object": "payout", "amount": INCOME, "currency": "eur", "status": "failed",
+            "failure_code": "account_closed",
+        });
+        let mut event = stripe("bank", "payout.failed", &object);
+        event["account"] = json!("acct_canary-7f3a");
+        bank.deliver(&[event]).await;
+        assert_eq!(bank.findings().await, ["bank_payout_failed"]);
+        let tells =
+            |answer: &Answer| answer.body.contains(&INCOME.to_string()) || answer.body.contains(BANK_PAYOUT);
+
+        let key_of = async |id: &str| {
+            let organization = OrganizationId::parse(id).unwrap();
+            api::key(&matrix.api.app, KeyKind::Organization, Some(organization)).await
+        };
+        let owner = key_of("org_shop").await;
+        // Whose project the platform's own endpoints belong to.
+        let platform = key_of("org_default").await;
+        let organizations = [("the owner", &owner), ("ada", &matrix.ada), ("the platform's owner", &platform)];
+        let others = matrix.callers.iter().filter(|caller| caller.name != "an operator");
+        let others = others.filter_map(|caller| Some((caller.name, caller.key.as_ref()?)));
+        for (name, key) in organizations.into_iter().chain(others) {
+            for route in matrix.routes().iter().filter(|route| route.method == "get") {
+                let (path, _) = matrix.paths(route);
+                let answer = matrix.ask(route, &path, Some(key)).await;
+                assert!(!tells(&answer), "{path} by {name}: {answer:?}");
+            }
+        }
+
+        // What the owner may know: that it failed, and why. Operators see all of it, here and with the job.
+        let shown = async |path: String, key: &str| -> Value {
+            let (status, answer) = matrix.api.call(key, Method::GET, &path, &Value::Null).await;
+            assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+            answer["data"]["bank_payouts"].clone()
+        };
+        let payout = format!("{PROGRAMS}/{}/payouts/{}", matrix.object("programs"), matrix.object("payouts"));
+        let mut whole = shown(payout.clone(), &matrix.api.operator).await;
+        assert_eq!(shown(format!("/v1/admin/jobs/{}", matrix.object("jobs")), &matrix.api.operator).await, whole);
+        assert_eq!((&whole[0]["id"], &whole[0]["amount"]), (&json!(BANK_PAYOUT), &json!(INCOME)));
+        assert_eq!(whole[0]["currency"], "eur");
+        assert_eq!((&whole[0]["status"], &whole[0]["failure_code"]), (&json!("failed"), &json!("account_closed")));
+        for hidden in ["id", "amount", "currency"] {
+            whole[0][hidden] = Value::Null;
+        }
+        assert_eq!(shown(payout, &owner).await, whole);
     }
 }

@@ -1,6 +1,7 @@
 //! Integration tests: one binary, so that it links once and starts one PostgreSQL server.
 #![expect(clippy::unwrap_used, reason = "a test stops where it goes wrong")]
 
+mod accounts;
 mod admin_api;
 mod affiliate_side;
 mod analytics;
@@ -40,7 +41,9 @@ mod processing;
 mod program_desk;
 mod receiving;
 mod refold;
+mod replaying;
 mod restoring;
+mod reversals;
 #[path = "../scenario_format/mod.rs"]
 mod scenario_format;
 mod scenarios;

@@ -30,7 +30,7 @@ pub(super) fn sends() -> Value {
 
 /// Replaces the stored bytes of the only transfer, as nothing in the program ever does, and gives those
 /// that were there.
-async fn replace_body(db: &TestDb, body: &[u8]) -> Vec<u8> {
+pub(super) async fn replace_body(db: &TestDb, body: &[u8]) -> Vec<u8> {
     let mut tx = db.db.begin().await.unwrap();
     let before: Option<Vec<u8>> = tx.q("SELECT body FROM generation").scalar().await.unwrap();
     tx.q("UPDATE generation SET body = $1").bind(body.to_vec()).exec().await.unwrap();

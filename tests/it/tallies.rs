@@ -9,7 +9,7 @@ use remit::{
 use serde_json::{Value, json};
 
 use super::{
-    paying::earn,
+    paying::{earn, replace_body},
     support::{
         TestDb,
         bank::Bank,
@@ -111,6 +111,42 @@ on_each_engine! {
         assert_eq!(kept(&db.db).await.len(), 1);
         books::assert_they_add_up(&db.db).await;
         bank.audit().await;
+    }
+
+    async fn a_payout_can_be_refused_when_its_sale_is_somebody_elses_by_now(db: TestDb) {
+        let bank = bank(&db).await;
+        let mut sale = charge("x", 10_000, None);
+        sale["data"]["object"]["metadata"] = json!({ "via": "ada" });
+        bank.shop.tell_and_process(&[sale]).await;
+        bank.advance(1_000).await;
+        bank.pass_time().await;
+        bank.settle().await;
+        it_was_bob(&bank, "x", 10_000).await;
+        bank.shop.assert_standing("ch_x", "in_payout", [1_000, 0, 0, 1_000]).await;
+        // The provider refuses these bytes for good. Who judges that has locked no counter, and finds that
+        // the sale goes to bob now, whose sales are counted.
+        replace_body(&db, b"nonsense=1").await;
+        assert_eq!(bank.dispatch().await, 1);
+        assert_eq!(bank.payouts().await, ["failed"]);
+        assert_eq!(bank.jobs().await, ["discarded"]);
+        assert_eq!(bank.requests("POST", "/v1/transfers").await.len(), 1);
+        bank.shop.assert_standing("ch_x", "reversed", [1_000, 1_000, 0, 0]).await;
+        assert_eq!(bank.shop.standing("ch_x", "bob").await.map(|standing| standing.1), Some(1_000));
+        bank.assert_balance("ada", [0, 0, 0, 0]).await;
+        // The answer is kept with the call, and nothing else is left to do about it.
+        assert_eq!(bank.texts("SELECT verdict FROM attempt").await, ["refused"]);
+        assert_eq!(bank.texts("SELECT state FROM intent").await, ["failed"]);
+        assert_eq!(kept(&db.db).await, counted(&db.db).await);
+        assert_eq!(kept(&db.db).await.len(), 1);
+        // It is bob's next settlement that pays.
+        bank.advance(1_000).await;
+        bank.pass_time().await;
+        bank.settle().await;
+        bank.dispatch().await;
+        bank.assert_balance("bob", [0, 0, 0, 1_000]).await;
+        bank.assert_balance("ada", [0, 0, 0, 0]).await;
+        books::assert_they_add_up(&db.db).await;
+        // No audit: it rightly finds that the bytes under the key have changed.
     }
 
     async fn what_is_kept_is_what_a_count_gives_after_sales_refunds_and_decisions_on_two_nodes(db: TestDb) {

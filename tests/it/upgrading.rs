@@ -12,22 +12,26 @@ use remit::{
         enrollments::{self, Verdict},
         explain,
         keys::Principal,
-        programs, settle,
+        notices::desk,
+        programs, settle, worker,
     },
     domain::{
         ids::{CommissionId, EnrollmentId, ProgramId},
+        job::JobState,
         payout::PayoutSchedule,
         time::Timestamp,
     },
-    store::Db,
+    store::{Db, DbOptions, mail_views::MailFilter},
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::support::{
     TestDb, books,
     node::Node,
     old::{self, CATALOGUE, Dump},
     on_each_engine,
+    shop::stripe,
     site::paid_at,
 };
 
@@ -35,6 +39,9 @@ const EVE: &str = "par_01m7zahc12hg1zrpmz4kq0gt8s";
 const FINN: &str = "par_01m7zahc1kz4gfkm83zmg4zwwy";
 const GIL: &str = "par_01m7zahc1x2b11kg2mdwvcw2jr";
 const OLD_WAYS: &str = "prog_01m7zahc0hzb38dr9p8j555k69";
+
+/// The schema under which jo sold in tiers.
+const IN_TIERS: i64 = 12;
 
 /// Where the migrations that were applied are written down.
 const HISTORY: &str = "schema_migration";
@@ -128,7 +135,7 @@ on_each_engine! {
             old.db.migrate().await.unwrap();
             let node = Node::new(old.db.clone(), 16);
             node.clock.set(at("2026-11-21T15:12:00Z"));
-            assert_eq!(balances(&old.db).await, told(&[]), "from {schema}");
+            assert_eq!(balances(&old.db).await, told(schema, &[]), "from {schema}");
             everything_reads(&node.app, schema, &[]).await;
 
             // What was held for the grace is released as it would have been; ida's hold ends in December,
@@ -138,7 +145,7 @@ on_each_engine! {
             node.pass_time(at("2026-12-25T00:00:00Z")).await;
             let ida = if schema < 5 { "payable" } else { "held" };
             let released = [("eve", "held", 0), ("eve", "payable", 700), ("finn", "held", 700), ("finn", "payable", 700), ("ida", "held", 0), ("ida", ida, 2_000)];
-            assert_eq!(balances(&old.db).await, told(&released), "from {schema}");
+            assert_eq!(balances(&old.db).await, told(schema, &released), "from {schema}");
 
             // Everything that ever happened is told again, and every sale is folded again: not one entry.
             let entries = old::dump(old.url()).await.remove("entry");
@@ -150,7 +157,7 @@ on_each_engine! {
             assert_eq!(count(&old.db, "SELECT COUNT(*) FROM refold").await, 0, "from {schema}");
             assert_eq!(count(&old.db, "SELECT COUNT(*) FROM inbox WHERE state <> 'applied'").await, 0, "from {schema}");
             assert_eq!(old::dump(old.url()).await.remove("entry"), entries, "from {schema}");
-            assert_eq!(balances(&old.db).await, told(&released), "from {schema}");
+            assert_eq!(balances(&old.db).await, told(schema, &released), "from {schema}");
             everything_reads(&node.app, schema, &unused).await;
 
             // Who is approved now earns from the sale that was made for them before.
@@ -158,7 +165,7 @@ on_each_engine! {
             enrollments::judge(&node.app, &Principal::console(), &program, &gil, Verdict::Approve).await.unwrap();
             node.process_all().await;
             let approved = [&released[..], &[("gil", "payable", 700)]].concat();
-            assert_eq!(balances(&old.db).await, told(&approved), "from {schema}");
+            assert_eq!(balances(&old.db).await, told(schema, &approved), "from {schema}");
             everything_reads(&node.app, schema, &unused).await;
         }
     }
@@ -215,8 +222,9 @@ on_each_engine! {
     async fn a_visitor_of_before_is_known_by_every_name(db: TestDb) {
         const OWED: &str = "SELECT c.enrollment_id, c.attributed_by, c.touchpoint_id FROM conversion c
             JOIN sale_alias a ON a.sale_id = c.sale_id WHERE a.object_id = 'pi_of_a_visitor'";
-        // Clicks have been kept since 0006, and who clicked is locked by a row since 0012.
-        for schema in [6, 11] {
+        // Clicks have been kept since 0006, who clicked is locked by a row since 0012, and who told of it is
+        // written down since 0014.
+        for schema in [6, 11, 13] {
             let old = filled(&db, schema).await;
             old.db.migrate().await.unwrap();
             let node = Node::new(old.db.clone(), 16);
@@ -229,6 +237,130 @@ on_each_engine! {
                 old.db.read().await.unwrap().q(OWED).all().await.unwrap();
             let first = (EVE.to_owned(), "touchpoint".to_owned(), "tp_01m7zaj00000000000000000a6".to_owned());
             assert_eq!(owed, [first], "from {schema}: the first click, under the other name");
+        }
+    }
+
+    async fn tiers_of_before_go_on_from_the_places_and_sums_that_are_there(db: TestDb) {
+        const PLACES: &str = "SELECT a.object_id || ' ' || c.position || ' ' || CAST(c.earned_minor AS TEXT)
+                || ' - ' || CAST(c.clawed_minor AS TEXT)
+            FROM commission c JOIN sale_alias a ON a.sale_id = c.sale_id
+            WHERE c.enrollment_id = 'par_01m7zaj000000000000000001c' AND a.kind = 'payment_intent' ORDER BY 1";
+        const KEPT: &str = "SELECT sales, revenue_minor FROM counter
+            WHERE key = 'sales/par_01m7zaj000000000000000001c/usd'";
+        // The counter is a lock alone until 0014, and keeps the sums since 0015.
+        for schema in IN_TIERS..=old::newest() {
+            let old = filled(&db, schema).await;
+            old.db.migrate().await.unwrap();
+            let node = Node::new(old.db.clone(), 16);
+            let texts = async |sql: &'static str| -> Vec<String> {
+                old.db.read().await.unwrap().q(sql).scalars().await.unwrap()
+            };
+            let kept = async || -> Option<(Option<i64>, Option<i64>)> {
+                old.db.read().await.unwrap().q(KEPT).one().await.unwrap()
+            };
+            let tell = async |id: &str, fields: Value| {
+                let body = paid_at(id, at("2026-11-21T15:21:00Z"), fields).to_string();
+                node.receive("proj_default", "ep_default_stripe", "stripe", body.as_bytes()).await;
+                node.process_all().await;
+            };
+            node.clock.set(at("2026-11-21T15:22:00Z"));
+            assert_eq!(kept().await, Some((None, None)), "from {schema}: nobody has summed yet");
+
+            // 100.00 and 30.00 of 50.00 came before: the third sale, so 20 % of its 100.00.
+            tell("pi_third", json!({ "metadata": { "via": "jo" } })).await;
+            let first = r#"pi_old_jo1 {"among":"sales","count":0,"revenue":0} 1000 - 0"#;
+            let second = r#"pi_old_jo2 {"among":"sales","count":1,"revenue":10000} 500 - 200"#;
+            let third = r#"pi_third {"among":"sales","count":2,"revenue":13000} 2000 - 0"#;
+            assert_eq!(texts(PLACES).await, [first, second, third], "from {schema}");
+            assert_eq!(kept().await, Some((Some(3), Some(23_000))), "from {schema}");
+
+            // All of the first goes back, so two are left and 130.00 of them. The others keep their places.
+            let refund = json!({
+                "id": "re_jo", "object": "refund", "charge": "ch_old_jo1", "amount": 10_000, "currency": "usd",
+                "status": "succeeded",
+            });
+            let refund = stripe("refund_of_jo", "refund.created", &refund).to_string();
+            node.receive("proj_default", "ep_default_stripe", "stripe", refund.as_bytes()).await;
+            node.process_all().await;
+            assert_eq!(kept().await, Some((Some(2), Some(13_000))), "from {schema}");
+            tell("pi_last", json!({ "metadata": { "via": "jo" } })).await;
+            let first = r#"pi_old_jo1 {"among":"sales","count":0,"revenue":0} 1000 - 1000"#;
+            let last = r#"pi_last {"among":"sales","count":2,"revenue":13000} 2000 - 0"#;
+            assert_eq!(texts(PLACES).await, [last, first, second, third], "from {schema}");
+            assert_eq!(kept().await, Some((Some(3), Some(23_000))), "from {schema}");
+            everything_reads(&node.app, schema, &[]).await;
+        }
+    }
+
+    async fn a_transfer_that_had_come_back_in_part_comes_back_whole(db: TestDb) {
+        const CLAWED: &str = "SELECT CAST(amount_minor AS TEXT) || ' ' || COALESCE(commission_id, '-') FROM decision
+            WHERE kind = 'transfer_clawback' ORDER BY amount_minor";
+        const LEFT: &str = "SELECT state || ' ' || CAST(earned_minor AS TEXT) || ' - ' || CAST(clawed_minor AS TEXT)
+            FROM commission WHERE id = 'com_77mvzvy0pmt7dd99htscxd0nmk'";
+        // What came back was of a sale until 0014, and is of a commission since 0015.
+        for schema in [old::OLDEST, 14] {
+            let old = filled(&db, schema).await;
+            old.db.migrate().await.unwrap();
+            let node = Node::new(old.db.clone(), 16);
+            node.clock.set(at("2026-11-21T15:12:00Z"));
+            let texts = async |sql: &'static str| -> Vec<String> {
+                old.db.read().await.unwrap().q(sql).scalars().await.unwrap()
+            };
+            // 24.00 less a refund of 6.00 was paid: 18.00, of which 17.10 were sent. 5.70 of them came back, and
+            // with 0.30 of the fee 6.00 were taken back.
+            assert_eq!(texts(LEFT).await, ["paid 2400 - 1200"], "from {schema}");
+            let transfer = json!({
+                "id": "tr_1Z2MvnVepFlrCX3fEH0FVJi3", "object": "transfer", "amount": 1_710, "amount_reversed": 1_710,
+                "created": 1_795_273_752, "currency": "usd", "destination": "acct_1luX4ZOFYzcnOJ7z", "livemode": false,
+                "metadata": { "intent_id": "int_3ktfvdmrc257csxggkphxwzjbj" },
+                "transfer_group": "int_3ktfvdmrc257csxggkphxwzjbj",
+            });
+            let event = stripe("all_came_back", "transfer.reversed", &transfer).to_string();
+            node.receive("proj_default", "ep_default_stripe", "stripe", event.as_bytes()).await;
+            node.process_all().await;
+            let taken = ["600 -", "1200 com_77mvzvy0pmt7dd99htscxd0nmk"];
+            assert_eq!(texts(CLAWED).await, taken, "from {schema}");
+            assert_eq!(texts(LEFT).await, ["paid 2400 - 2400"], "from {schema}");
+            // The cash and what is taken back cancel out.
+            assert_eq!(balances(&old.db).await, told(schema, &[]), "from {schema}");
+            everything_reads(&node.app, schema, &[]).await;
+        }
+    }
+
+    async fn a_mail_that_was_given_up_is_tried_again(db: TestDb) {
+        let old = filled(&db, IN_TIERS).await;
+        old.db.migrate().await.unwrap();
+        let node = Node::new(old.db.clone(), 16);
+        node.clock.set(at("2026-11-21T15:12:00Z"));
+        let by = Principal::console();
+        let parked = MailFilter { states: vec![JobState::Parked], after: None };
+        let mails = desk::list(&node.app, &by, &parked, 10).await.unwrap();
+        let [mail] = mails.as_slice() else { panic!("{mails:?}") };
+        assert_eq!((mail.id.as_str(), mail.attempts), ("mail_01m7zaj000000000000000001c", 1));
+        let again = desk::retry(&node.app, &by, &mail.id).await.unwrap();
+        assert_eq!((again.state, again.next_attempt_at), ("available", Some(node.app.now())));
+        assert!(desk::list(&node.app, &by, &parked, 10).await.unwrap().is_empty());
+    }
+
+    async fn a_node_stops_once_the_schema_is_not_its_own_any_more(db: TestDb) {
+        const NEWER: &str = "INSERT INTO schema_migration (version, description, checksum)
+            SELECT 9999, 'of a newer program', checksum FROM schema_migration WHERE version = 1";
+        // It runs until somebody stops it.
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        worker::run_schema(db.db.clone(), stopped.clone()).await.unwrap();
+        // A database that does not answer says nothing about its schema.
+        let away = db.another_node(&DbOptions::default()).await;
+        away.close().await;
+        worker::run_schema(away, stopped).await.unwrap();
+
+        // A newer program has migrated; an older copy was put in its place.
+        let older = "DELETE FROM schema_migration WHERE version > 1";
+        for other_schema in [NEWER, older] {
+            change(&db.db, other_schema).await;
+            let stop = CancellationToken::new();
+            let other = worker::run_schema(db.db.clone(), stop.clone()).await.unwrap_err();
+            assert!(other.is_other_schema() && stop.is_cancelled(), "{other}");
         }
     }
 }
@@ -303,8 +435,8 @@ async fn balances(db: &Db) -> Balances {
 ///
 /// Of the demonstration: `app::demo` has the arithmetic. Beside it 7.00 a sale, and 10 % of 200.00 for ida:
 /// eve sold two, of which one lost 2.00 and waits to be paid, and one was held; finn sold one and bought one
-/// himself; gil sold one before anybody had approved him.
-fn told(changes: &[(&str, &str, i64)]) -> Balances {
+/// himself; gil sold one before anybody had approved him. Since 0012 there is jo, who sold two in tiers.
+fn told(schema: i64, changes: &[(&str, &str, i64)]) -> Balances {
     const OF_THE_DEMONSTRATION: [(&str, &str, &str, i64); 8] = [
         ("ada", "held", "The shop eur", 357),
         ("ada", "paid", "The shop eur", 1_520),
@@ -329,6 +461,9 @@ fn told(changes: &[(&str, &str, i64)]) -> Balances {
         .collect();
     for (who, account, amount) in BESIDE.iter().chain(changes) {
         told.insert(((*who).into(), (*account).into(), of(who).into()), *amount);
+    }
+    if schema >= IN_TIERS {
+        told.insert(("jo".into(), "held".into(), "In tiers usd".into()), 1_300);
     }
     told.retain(|_, amount| *amount != 0);
     told

@@ -74,7 +74,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     }
     let drained = node.finish().await;
     provider.stop().await;
-    match drained {
+    match drained? {
         Drained::Clean => Ok(exit),
         Drained::Cut(_) => Ok(Exit::Failed),
     }

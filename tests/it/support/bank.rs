@@ -134,7 +134,7 @@ impl Bank {
 
     /// Delivers every event of the provider's that was not delivered yet, and processes it.
     pub async fn tell(&self) {
-        let bodies = self.untold("/v1/events?limit=100", None, None).await;
+        let bodies = self.untold(None, None).await;
         if !bodies.is_empty() {
             self.shop.node.receive_all("proj_default", "ep_default_stripe", "stripe", bodies).await;
         }
@@ -282,14 +282,14 @@ impl Bank {
 
     /// Delivers the events of one type that were not delivered yet.
     pub async fn tell_only(&self, event_type: &str) {
-        let bodies = self.untold("/v1/events?limit=100", None, Some(event_type)).await;
+        let bodies = self.untold(None, Some(event_type)).await;
         self.shop.node.receive_all("proj_default", "ep_default_stripe", "stripe", bodies).await;
         self.shop.node.process_all().await;
     }
 
     /// Delivers the events of a connected account.
     pub async fn tell_account(&self, account: &str) {
-        let bodies = self.untold("/v1/events?limit=100", Some(account), None).await;
+        let bodies = self.untold(Some(account), None).await;
         self.shop.node.receive_all("proj_default", "ep_default_stripe", "stripe", bodies).await;
         self.shop.node.process_all().await;
     }
@@ -298,14 +298,22 @@ impl Bank {
     pub async fn tell_from_a_stranger(&self) {
         let db = &self.shop.node.app.db;
         let stranger = Owner::create(db, "stranger").await;
-        let bodies = self.untold("/v1/events?limit=100", None, None).await;
+        let bodies = self.untold(None, None).await;
         let node = &self.shop.node;
         node.receive_all(&stranger.project(), &stranger.endpoint("a"), "stripe", bodies).await;
         node.process_all().await;
     }
 
-    async fn untold(&self, path: &str, account: Option<&str>, event_type: Option<&str>) -> Vec<Vec<u8>> {
-        let url = format!("{}{path}", self.sandbox.url());
+    /// Processes these events of the platform's own endpoint, in one delivery.
+    pub async fn deliver(&self, events: &[Value]) {
+        let bodies = events.iter().map(|event| event.to_string().into_bytes()).collect();
+        self.shop.node.receive_all("proj_default", "ep_default_stripe", "stripe", bodies).await;
+        self.shop.node.process_all().await;
+    }
+
+    /// The provider's events that nobody asked for yet, oldest first, of one account or type only.
+    pub async fn untold(&self, account: Option<&str>, event_type: Option<&str>) -> Vec<Vec<u8>> {
+        let url = format!("{}/v1/events?limit=100", self.sandbox.url());
         let mut request = reqwest::Client::new().get(url).bearer_auth(KEY);
         if let Some(account) = account {
             request = request.header("Stripe-Account", account);

@@ -31,6 +31,7 @@ const ROWS: &[(i64, &str)] = &[
     (8, include_str!("../../../fixtures/schemas/0008.sql")),
     (9, include_str!("../../../fixtures/schemas/0009.sql")),
     (10, include_str!("../../../fixtures/schemas/0010.sql")),
+    (12, include_str!("../../../fixtures/schemas/0012.sql")),
 ];
 
 /// The first schema of which there are rows.

@@ -136,6 +136,7 @@ const RETURNS: &str = "src/domain/payout/tests/returns.rs";
 const TRANSPORT: &str = "tests/transport.rs";
 const PAYING: &str = "tests/it/paying.rs";
 const DISPATCHING: &str = "tests/it/dispatching.rs";
+const ACCOUNTS: &str = "tests/it/accounts.rs";
 const NETTING: &str = "tests/it/netting.rs";
 
 /// The faults of §3.3 that are no answer, or not one answer alone, and the tests that show them.
@@ -152,6 +153,8 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("F-P-18", PAYING, "two_transfers_of_one_payout_stop_the_payee"),
     ("F-P-21", TRANSPORT, "a_name_that_does_not_resolve_was_sent_nothing"),
     ("F-P-21", TRANSPORT, "a_server_that_cannot_prove_its_name_is_sent_nothing"),
+    ("F-P-23", ACCOUNTS, "only_the_platforms_word_decides_which_account_is_paid_and_only_its_owner_names_it"),
+    ("F-P-23", ACCOUNTS, "an_account_that_is_not_the_platforms_is_paid_nothing_and_holds_nobody_up"),
     ("F-P-23", NETTING, "what_a_stranger_tells_of_an_account_stops_nobodys_money"),
     ("F-P-24", PAYING, "a_bank_payout_that_fails_is_none_of_our_transfers"),
     ("F-P-25", OUTBOUND, "a_charge_in_any_status_was_executed"),
