@@ -53,3 +53,4 @@ mod support;
 mod tallies;
 mod touchpoints;
 mod upgrading;
+mod wrong_inputs;
