@@ -1,9 +1,9 @@
 //! What whoever asks for something that cannot be is told: what to change, and nothing was done.
 
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::support::{TestDb, on_each_engine, site::Site};
+use super::support::{TestDb, api::NOW, on_each_engine, site::Site};
 
 impl Site {
     /// The status, code and message of a refusal.
@@ -33,5 +33,37 @@ on_each_engine! {
             assert!(message.contains("ISO 4217"), "{message}");
         }
         assert_eq!(site.report("order_1", json!({"code": "ann"})).await.1["data"]["earned_minor"], 1_980);
+    }
+
+    async fn a_report_of_a_payment_that_is_still_to_come_is_refused(db: TestDb) {
+        let site = Site::open(&db.db, json!({"hold_period_days": 0})).await;
+        let at = |after_s: i64| json!({"code": "ann", "occurred_at": serde_json::to_value(NOW.plus_secs(after_s)).unwrap()});
+        let (status, answer) = site.report("order_1", at(301)).await;
+        assert_eq!((status, &answer["error"]["code"]), (StatusCode::BAD_REQUEST, &json!("INVALID_TIME")));
+        let (_, listed) = site.api.call(&site.key, Method::GET, &site.path("conversions"), &Value::Null).await;
+        assert_eq!(listed["data"], json!([]));
+        // A clock may be ahead of ours.
+        assert_eq!(site.report("order_1", at(300)).await.0, StatusCode::CREATED);
+    }
+
+    async fn a_repeat_with_another_code_is_told_that_it_changes_nothing(db: TestDb) {
+        let site = Site::open(&db.db, json!({})).await;
+        let mut told = Vec::new();
+        for (order, fields) in [
+            ("order_1", json!({"subject_ref": "stranger"})), ("order_1", json!({"code": "ann"})),
+            ("order_2", json!({"code": "ann"})), ("order_2", json!({"code": "bob"})),
+        ] {
+            let (status, answer) = site.report(order, fields).await;
+            let text = |field: &str| answer["error"][field].as_str().unwrap_or_default().to_owned();
+            told.push((status.as_u16(), text("code"), text("message")));
+        }
+        assert_eq!((told[0].0, told[2].0), (200, 201));
+        assert_eq!((told[1].0, &*told[1].1), (409, "NOT_ATTRIBUTED"));
+        assert_eq!((told[3].0, &*told[3].1), (409, "ALREADY_ATTRIBUTED"));
+        for (_, _, message) in [&told[1], &told[3]] {
+            assert!(message.starts_with("the order was reported before") && !message.contains("was stored"), "{message}");
+        }
+        assert!(told[1].2.contains("by hand"), "{}", told[1].2);
+        assert_eq!(site.balance(&site.bob).await, (0, 0));
     }
 }
