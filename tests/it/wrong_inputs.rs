@@ -3,7 +3,12 @@
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::support::{TestDb, api::NOW, on_each_engine, site::Site};
+use super::support::{
+    TestDb,
+    api::{NOW, PROGRAMS, id_of},
+    on_each_engine,
+    site::Site,
+};
 
 impl Site {
     /// The status, code and message of a refusal.
@@ -46,6 +51,28 @@ on_each_engine! {
         assert_eq!(site.report("order_1", at(300)).await.0, StatusCode::CREATED);
     }
 
+    async fn a_decision_that_cannot_be_is_refused_with_those_that_can(db: TestDb) {
+        let site = Site::open(&db.db, json!({"hold_period_days": 0})).await;
+        let (_, sold) = site.report("order_1", json!({"code": "ann"})).await;
+        site.settle().await;
+        site.api.clock.advance_secs(3_600);
+        site.settle().await;
+        let path = |verb: &str| site.path(&format!("conversions/{}/{verb}", id_of(&sold["data"])));
+        for (method, verb, body, hint) in [
+            (Method::POST, "approve", Value::Null, "a commission that is payable cannot be decided on this way: only what is awaiting_review or flagged"),
+            (Method::POST, "reject", Value::Null, "claw it back"),
+            (Method::PUT, "hold-period", json!({"hold_period_days": 3}), "only what is awaiting_review, flagged or held"),
+        ] {
+            let (status, code, message) = site.told(method, &path(verb), body).await;
+            assert_eq!((status, &*code), (409, "INVALID_STATE"), "{verb}");
+            assert!(message.contains(hint), "{message}");
+        }
+        let all = json!({"reason": "fraud"});
+        assert_eq!(site.told(Method::POST, &path("clawback"), all.clone()).await.0, 200);
+        let (status, _, message) = site.told(Method::POST, &path("clawback"), all).await;
+        assert!(status == 409 && message.contains("nothing of it is left"), "{message}");
+    }
+
     async fn a_repeat_with_another_code_is_told_that_it_changes_nothing(db: TestDb) {
         let site = Site::open(&db.db, json!({})).await;
         let mut told = Vec::new();
@@ -65,5 +92,21 @@ on_each_engine! {
         }
         assert!(told[1].2.contains("by hand"), "{}", told[1].2);
         assert_eq!(site.balance(&site.bob).await, (0, 0));
+    }
+
+    async fn an_id_in_a_body_that_names_nothing_is_not_blamed_on_the_path(db: TestDb) {
+        let site = Site::open(&db.db, json!({})).await;
+        let program = json!({
+            "owner_organization_id": "org_nobody", "name": "x", "commission": {"type": "percentage", "bps": 1},
+        });
+        for (path, body) in [
+            (PROGRAMS.to_owned(), program),
+            (site.path("enrollments"), json!({"affiliate_org_id": "org_nobody"})),
+            ("/v1/admin/keys".to_owned(), json!({"kind": "client", "project_id": "proj_nobody"})),
+        ] {
+            let (status, code, message) = site.told(Method::POST, &path, body).await;
+            assert_eq!((status, &*code), (404, "NOT_FOUND"), "{path}");
+            assert!(message.contains("an id in the body"), "{message}");
+        }
     }
 }
