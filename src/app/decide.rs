@@ -62,8 +62,10 @@ pub enum DecideError {
     #[error("the sale has no commission of this enrollment")]
     NoCommission,
     /// The commission is in a state that does not allow it.
-    #[error("a commission that is {} cannot be decided on this way", state.as_str())]
+    #[error("a commission that is {} cannot be decided on this way: {}", state.as_str(), possible(*kind))]
     NotAllowed {
+        /// What was asked for.
+        kind: DecisionKind,
         /// The state.
         state: CommissionState,
     },
@@ -91,6 +93,22 @@ pub enum DecideError {
     /// The sale's rule counts what has to be locked first; the caller does, and never sees this.
     #[error("the sale is being counted; try again")]
     Uncounted(BTreeSet<CounterKey>),
+}
+
+/// What a decision can be about ([`is_allowed`]), for whoever asked for one that it cannot.
+const fn possible(kind: DecisionKind) -> &'static str {
+    match kind {
+        DecisionKind::Approve => "only what is awaiting_review or flagged can be approved",
+        DecisionKind::Reject => {
+            "only what is awaiting_review or flagged, or held and not approved by a person, can be rejected; \
+             beyond that, claw it back"
+        }
+        DecisionKind::Clawback => "nothing of it is left to be clawed back",
+        DecisionKind::HoldPeriod => {
+            "only what is awaiting_review, flagged or held can be held for other days"
+        }
+        DecisionKind::Attribute | DecisionKind::TransferClawback => "that is not for people to decide",
+    }
 }
 
 /// What a decision led to.
@@ -300,7 +318,7 @@ fn check(request: &Request, sale: &Sale) -> Result<(), DecideError> {
     let is_too_late =
         request.kind == DecisionKind::Reject && commission.state == CommissionState::Held && was_reviewed;
     if is_too_late || !is_allowed(request.kind, commission.state) {
-        return Err(DecideError::NotAllowed { state: commission.state });
+        return Err(DecideError::NotAllowed { kind: request.kind, state: commission.state });
     }
     if request.kind == DecisionKind::HoldPeriod {
         return Ok(());
@@ -464,6 +482,7 @@ async fn enrollment_of(
     });
     found.map(|enrollment| enrollment.id.clone()).ok_or_else(|| {
         let code = if param == "code" { "UNKNOWN_CODE" } else { "UNKNOWN_ENROLLMENT" };
-        Refusal::invalid(code, param, "names no affiliate in a program of this sale's owner")
+        let message = format!("{param} names no affiliate in a program of this sale's owner");
+        Refusal::invalid(code, param, message)
     })
 }

@@ -236,6 +236,10 @@ fn summary(question: &Question, kind: ConversionKind, paid_at: Timestamp) -> Res
         let message = "gross_amount_cents must be 0 or more";
         return Err(Refusal::invalid("INVALID_AMOUNT", "gross_amount_cents", message));
     }
+    if !question.currency.is_listed() {
+        let message = "currency must be an ISO 4217 code such as usd";
+        return Err(Refusal::invalid("INVALID_CURRENCY", "currency", message));
+    }
     if question.tax_cents.is_some_and(|tax| !(0..=amount).contains(&tax)) {
         let message = "tax_cents must be 0 to gross_amount_cents";
         return Err(Refusal::invalid("INVALID_TAX", "tax_cents", message));

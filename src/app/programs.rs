@@ -433,10 +433,18 @@ fn commission(value: &Value, terms: &mut Terms) -> Result<(), Refusal> {
         ..ProgramFields::default()
     };
     apply_terms(&beside, terms)?;
-    terms.commission =
+    let rule =
         CommissionRule::deserialize(Value::Object(document)).map_err(|error| invalid(&error.to_string()))?;
+    if rule.currency().is_some_and(|currency| !currency.is_listed()) {
+        return Err(invalid(UNLISTED));
+    }
+    terms.commission = rule;
     Ok(())
 }
+
+/// Providers sell in what they like; what an owner writes down is checked, since nobody is ever paid in a
+/// currency that was mistyped.
+const UNLISTED: &str = "a currency is not one of ISO 4217";
 
 /// Said with every commission that is refused.
 const COMMISSION_FORMS: &str = "the forms are {\"type\": \"percentage\", \"bps\": 0 to 10000}, {\"type\": \
@@ -463,6 +471,9 @@ fn product_rates(value: &Value) -> Result<Vec<ProductRate>, Refusal> {
     if rates.len() > PRODUCT_RATES_MAX {
         return Err(invalid("there are more"));
     }
+    if rates.iter().filter_map(|rate| rate.rate.currency()).any(|currency| !currency.is_listed()) {
+        return Err(invalid(UNLISTED));
+    }
     Ok(rates)
 }
 
@@ -476,8 +487,10 @@ fn upline_bps(value: &Value) -> Result<Vec<BasisPoints>, Refusal> {
 
 fn min_payout(value: &Value) -> Result<MinPayout, Refusal> {
     let map = MinPayout::deserialize(value).ok();
-    map.filter(|map| map.values().all(|minor| *minor >= 0)).ok_or_else(|| {
-        let message = "min_payout must be an object of minor units, 0 or more, by currency, such as \
+    let is_payable =
+        |map: &MinPayout| map.iter().all(|(currency, minor)| currency.is_listed() && *minor >= 0);
+    map.filter(is_payable).ok_or_else(|| {
+        let message = "min_payout must be an object of minor units, 0 or more, by currency of ISO 4217, such as \
                        {\"usd\": 5000}";
         Refusal::invalid("INVALID_MIN_PAYOUT", "min_payout", message)
     })
@@ -548,6 +561,24 @@ mod tests {
             (json!({"platform_fee_bps": 10_001}), "INVALID_PLATFORM_FEE"),
             (json!({"min_payout": {"usd": -1}}), "INVALID_MIN_PAYOUT"),
             (json!({"min_payout": {"dollars": 1}}), "INVALID_MIN_PAYOUT"),
+            (json!({"min_payout": {"usd": 1, "udd": 1}}), "INVALID_MIN_PAYOUT"),
+            (
+                json!({"commission": {"type": "flat", "amount_cents": 1, "currency": "udd"}}),
+                "INVALID_COMMISSION",
+            ),
+            (
+                json!({"commission": {"type": "recurring", "amount_cents": 1, "currency": "udd"}}),
+                "INVALID_COMMISSION",
+            ),
+            (
+                json!({"commission": {"type": "tiered", "basis": "count",
+                    "tiers": [{"from": 0, "bps": 1}, {"from": 1, "amount_cents": 1, "currency": "udd"}]}}),
+                "INVALID_COMMISSION",
+            ),
+            (
+                json!({"product_rates": [{"product": "price_1", "amount_cents": 1, "currency": "udd"}]}),
+                "INVALID_PRODUCT_RATES",
+            ),
             (json!({"min_payout": 5000}), "INVALID_MIN_PAYOUT"),
             (json!({"payout_schedule": "daily"}), "INVALID_PAYOUT_SCHEDULE"),
             (json!({"on_transfer_reversed": "ignore"}), "INVALID_ON_TRANSFER_REVERSED"),

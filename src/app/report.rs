@@ -44,6 +44,9 @@ use crate::{
 /// The provider name under which reports are stored.
 pub const PROVIDER: &str = "report";
 
+/// How far the clock of an owner's backend may be ahead of ours, seconds.
+const AHEAD_MAX_S: i64 = 300;
+
 /// The event type of a report.
 pub const EVENT_TYPE: &str = "conversion.reported";
 
@@ -146,7 +149,7 @@ pub struct NewReport {
     pub currency: Option<Currency>,
     /// What it is; what the program counts by default, and nothing else is taken.
     pub kind: Option<String>,
-    /// When the sale was paid; now by default.
+    /// When the sale was paid; now by default, and not in the future.
     pub occurred_at: Option<Timestamp>,
     /// The owner's own id of the customer, 1 to 200 characters.
     pub customer: Option<String>,
@@ -166,7 +169,7 @@ pub enum Reported {
 }
 
 /// Takes a report and processes it at once. A repeat of (program, project, external id) changes nothing,
-/// whatever else it says, and gives the same conversion (seed S0).
+/// whatever else it says, and gives the same conversion (seed S0), unless it names the code of somebody else.
 ///
 /// # Errors
 /// [`Refusal::Invalid`] naming the field, [`Refusal::NotFound`] for a program or project of somebody
@@ -183,9 +186,13 @@ pub async fn report(
         let mut conn = app.db.read().await?;
         visible(&mut conn, by, program_id).await?
     };
+    let now = app.now();
+    if new.occurred_at.is_some_and(|at| at > now.plus_secs(AHEAD_MAX_S)) {
+        let message = "occurred_at must not be in the future: a report tells of what was paid";
+        return Err(Refusal::invalid("INVALID_TIME", "occurred_at", message));
+    }
     let named = check(app, &program, &new).await?;
     let hold_period_days = new.hold_period_days.map(decide::check_hold_period).transpose()?;
-    let now = app.now();
     let report = Report {
         external_id: new.external_id.clone(),
         code: new.code.as_deref().map(|code| code.trim().to_owned()),
@@ -208,12 +215,16 @@ pub async fn report(
     }
     super::commit_change(tx).await?;
     let stored = process_now(app, &event).await?;
-    let earned = {
+    let (first, earned) = {
         let mut conn = app.db.read().await?;
-        views::find_reported_conversion(&mut conn, new.project_id.as_str(), &new.external_id).await?
+        let body = inbox::find_body(&mut conn, &stored).await?.unwrap_or_default();
+        let earned =
+            views::find_reported_conversion(&mut conn, new.project_id.as_str(), &new.external_id).await?;
+        // What counts is what was reported first. Its body may be archived.
+        (serde_json::from_slice::<Report>(&body).ok(), earned)
     };
     if let Some(conversion) = earned.as_ref().filter(|earned| earned.program_id == program_id.as_str()) {
-        check_hold(app, &stored, conversion).await?;
+        check_hold(app, first.as_ref().and_then(|first| first.hold_period_days), conversion).await?;
     }
     let Some(named) = named else {
         return Ok(match earned {
@@ -228,31 +239,54 @@ pub async fn report(
         Some(conversion) if conversion.enrollment_id == named.as_str() => {
             Ok(Reported::Conversion(Box::new(conversion)))
         }
-        Some(_) => Err(Refusal::conflict(
-            "ALREADY_ATTRIBUTED",
-            format!(
-                "the report was stored, but the sale belongs to another affiliate already; nothing was \
-                 given to the affiliate of code `{}`",
-                report.code.unwrap_or_default()
-            ),
-        )),
-        None => Err(Refusal::conflict(
-            "NOT_ATTRIBUTED",
-            "the report was stored, but the sale earns nothing: the program or the affiliate was not active \
-             when it was paid",
-        )),
+        other => {
+            Err(not_given(other.is_some(), first.is_none_or(|first| names_same(&first, &report)), &report))
+        }
+    }
+}
+
+fn names_same(first: &Report, report: &Report) -> bool {
+    first.code.as_deref().map(normalise_code) == report.code.as_deref().map(normalise_code)
+}
+
+/// Why the affiliate of a report's code has no conversion of it. An order is reported once, and what a repeat
+/// says otherwise is not stored.
+fn not_given(is_anothers: bool, is_as_stored: bool, report: &Report) -> Refusal {
+    let stored = if is_as_stored {
+        "the report was stored"
+    } else {
+        "the order was reported before, with another code or none, and a repeat changes nothing"
+    };
+    match (is_anothers, is_as_stored) {
+        (true, _) => {
+            let code = report.code.as_deref().unwrap_or_default();
+            let message = format!(
+                "{stored}; the sale belongs to another affiliate already, and nothing was given to the \
+                 affiliate of code `{code}`"
+            );
+            Refusal::conflict("ALREADY_ATTRIBUTED", message)
+        }
+        (false, true) => {
+            let message = format!(
+                "{stored}, but the sale earns nothing: the program, the affiliate or the code was not active \
+                 when it was paid"
+            );
+            Refusal::conflict("NOT_ATTRIBUTED", message)
+        }
+        (false, false) => {
+            let message = format!("{stored}; attribute the sale by hand, if it is to earn");
+            Refusal::conflict("NOT_ATTRIBUTED", message)
+        }
     }
 }
 
 /// Refuses to answer as if the stored report's hold had come in time, where a webhook of the same order was
 /// before it and the commission is payable. A longer or shorter hold that somebody decided on is not the
 /// report's business.
-async fn check_hold(app: &App, stored: &str, conversion: &ConversionRow) -> Result<(), Refusal> {
+async fn check_hold(app: &App, days: Option<u16>, conversion: &ConversionRow) -> Result<(), Refusal> {
     let corrupt = |_| Refusal::NotFound;
-    let mut conn = app.db.read().await?;
-    let body = inbox::find_body(&mut conn, stored).await?.unwrap_or_default();
-    let days = serde_json::from_slice::<Report>(&body).ok().and_then(|report| report.hold_period_days);
     let Some(days) = days else { return Ok(()) };
+    let mut conn = app.db.read().await?;
     let sale_id = SaleId::parse(&conversion.sale_id).map_err(corrupt)?;
     let Some(sale) = super::explain::load_sale(&mut conn, &sale_id).await? else { return Ok(()) };
     let direct = sale.commissions.iter().find(|known| known.id.as_str() == conversion.commission_id);

@@ -53,9 +53,11 @@ impl ApiError {
         self
     }
 
-    /// No such path or object.
+    /// No such path or object. What a body names may be what is not there, so the message tells of both; it is
+    /// one for all, so that nobody learns which it was.
     pub fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path")
+        let message = "there is nothing at this path, or an id in the body names nothing that is yours";
+        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
     }
 
     /// The path exists, the method does not; the `Allow` header lists those that do.

@@ -56,3 +56,4 @@ mod support;
 mod tallies;
 mod touchpoints;
 mod upgrading;
+mod wrong_inputs;

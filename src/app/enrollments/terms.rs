@@ -38,12 +38,14 @@ pub(super) fn rate(document: Value) -> Result<Option<Value>, Refusal> {
     }
     match Rate::deserialize(&document) {
         Ok(Rate::Share { .. }) => Ok(Some(document)),
-        Ok(Rate::Flat { amount_cents, .. }) if amount_cents >= 0 => Ok(Some(document)),
+        Ok(Rate::Flat { amount_cents, currency }) if amount_cents >= 0 && currency.is_listed() => {
+            Ok(Some(document))
+        }
         Ok(Rate::Flat { .. }) | Err(_) => Err(Refusal::invalid(
             "INVALID_COMMISSION_OVERRIDE",
             "commission_override",
             "commission_override must be {\"bps\": 0 to 10000}, {\"amount_cents\": 0 or more, \"currency\": \
-             three letters}, or null",
+             three letters of ISO 4217}, or null",
         )),
     }
 }
@@ -152,6 +154,7 @@ mod tests {
             json!({"amount_cents": -1, "currency": "usd"}),
             json!({"amount_cents": 5.5, "currency": "usd"}),
             json!({"amount_cents": 5, "currency": "dollars"}),
+            json!({"amount_cents": 5, "currency": "udd"}),
         ] {
             assert_eq!(rate(bad.clone()).unwrap_err().code(), "INVALID_COMMISSION_OVERRIDE", "{bad}");
         }

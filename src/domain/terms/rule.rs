@@ -47,6 +47,15 @@ impl Rate {
         }
     }
 
+    /// The currency of an amount; a share has that of the sale.
+    #[must_use]
+    pub const fn currency(self) -> Option<Currency> {
+        match self {
+            Self::Bps(_) => None,
+            Self::Flat { currency, .. } => Some(currency),
+        }
+    }
+
     fn raw(self) -> RawRate {
         match self {
             Self::Bps(bps) => RawRate { bps: Some(bps), amount_cents: None, currency: None },
@@ -219,6 +228,20 @@ pub enum CommissionRule {
     },
 }
 
+impl CommissionRule {
+    /// The currency of its amounts; none where it gives shares alone.
+    #[must_use]
+    pub fn currency(&self) -> Option<Currency> {
+        match self {
+            Self::Percentage { .. } => None,
+            Self::Flat { currency, .. } => Some(*currency),
+            Self::Recurring { rate, .. } => rate.currency(),
+            // Amounts of tiers share one.
+            Self::Tiered { tiers, .. } => tiers.iter().find_map(|tier| tier.rate.currency()),
+        }
+    }
+}
+
 /// More tiers than anybody can explain.
 const TIERS_MAX: usize = 50;
 
@@ -305,11 +328,7 @@ fn check_tiers(basis: TierBasis, mode: TierMode, tiers: &[Tier]) -> Result<(), I
     if tiers.iter().any(|tier| tier.from < 0) || !tiers.is_sorted_by(|a, b| a.from < b.from) {
         return Err(InvalidRule::new("`from` of the tiers must be 0 or more and ascend"));
     }
-    let currencies = tiers.iter().filter_map(|tier| match tier.rate {
-        Rate::Bps(_) => None,
-        Rate::Flat { currency, .. } => Some(currency),
-    });
-    let mut currencies: Vec<Currency> = currencies.collect();
+    let mut currencies: Vec<Currency> = tiers.iter().filter_map(|tier| tier.rate.currency()).collect();
     currencies.dedup();
     if currencies.len() > 1 {
         return Err(InvalidRule::new("the flat amounts of the tiers must share one currency"));
