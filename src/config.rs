@@ -274,6 +274,15 @@ impl Config {
         Self::load(file_text.as_deref(), env, flags, |path| fs::read_to_string(path))
     }
 
+    /// Whether mails tell strangers to ask at an address that only this machine reaches: where the API is, when
+    /// no page of the operator's takes up invitations.
+    #[must_use]
+    pub fn mails_lead_nowhere(&self) -> bool {
+        let names_api = self.mail.as_ref().is_some_and(|mail| mail.invite_url.is_none());
+        names_api
+            && reqwest::Url::parse(&self.server.public_url).is_ok_and(|url| values::is_this_machine(&url))
+    }
+
     /// Whether this node takes part in `role`.
     pub fn has_role(&self, role: Role) -> bool {
         self.server.roles.contains(&role)

@@ -462,6 +462,25 @@ fn a_mail_setting_that_will_not_do_says_why_and_what_to_do_and_shows_no_password
 }
 
 #[test]
+fn mails_that_name_an_address_of_this_machine_are_noticed() {
+    let server = ("REMIT_MAIL__URL", "smtp://localhost");
+    let page = ("REMIT_MAIL__INVITE_URL", "https://partners.example.com/join#{token}");
+    let at = |url| ("REMIT_SERVER__PUBLIC_URL", url);
+    for (further, expected) in [
+        (&[server][..], true),
+        (&[server, ("REMIT_SERVER__LISTEN", "0.0.0.0:8080")], true),
+        (&[server, at("http://localhost:8080")], true),
+        (&[server, at("http://[::]:8080")], true),
+        (&[server, at("https://pay.example.com")], false),
+        (&[server, page], false),
+        (&[], false),
+    ] {
+        let config = load("", &[further, &MAIL].concat()).unwrap();
+        assert_eq!(config.mails_lead_nowhere(), expected, "{further:?}");
+    }
+}
+
+#[test]
 fn an_invitation_is_opened_where_the_operator_says() {
     let token = SecretString::from("inv_abc");
     for (template, link) in [

@@ -27,7 +27,7 @@ use crate::{
     },
     store::{
         StoreError, Tx,
-        touchpoints::{self, Asked, LinkOwner, NewTouchpoint, SAME_CLICK_S, TouchpointRow, Visitor},
+        touchpoints::{self, Asked, LinkOwner, Linked, NewTouchpoint, SAME_CLICK_S, TouchpointRow, Visitor},
     },
     telemetry::names,
 };
@@ -37,7 +37,7 @@ pub const LIMITS: GroupLimits =
     GroupLimits { queued_max: 4_096, batch_max: 200, writers: 1, answer_within: Duration::from_secs(4) };
 
 /// How often a transaction is tried while others are in the way.
-const ATTEMPTS_MAX: u32 = 5;
+pub(super) const ATTEMPTS_MAX: u32 = 5;
 
 /// A click that was told, with what is known of it.
 #[derive(Clone, Debug)]
@@ -148,18 +148,27 @@ impl Clerk {
         let mut tx = self.app.db.begin().await?;
         let named: BTreeSet<Visitor> = told.iter().flat_map(ids_of).collect();
         lock_all(&mut tx, &named).await?;
-        let stars = join(&mut tx, told, &named, now).await?;
+        let Joined { stars, places: joined } = join(&mut tx, told, &named, now).await?;
         let asked: Vec<Asked<'_>> = told
             .iter()
             .map(|told| Asked { visitors: star_of(&stars, told), code: &told.link.code, at: told.click.at })
             .collect();
         let known = touchpoints::find_same_clicks(&mut tx, &asked).await?;
         let Judged { answers, new } = judge(told, &stars, &known, now);
+        let mut from: Vec<(&BTreeSet<Visitor>, Timestamp)> = Vec::new();
+        for told in joined.iter().filter_map(|place| told.get(*place)) {
+            // What was clicked under one id now speaks for what was bought under the other.
+            let star = star_of(&stars, told);
+            from.extend(touchpoints::earliest(&mut tx, star).await?.map(|at| (star, at)));
+        }
+        from.extend(
+            new.iter().filter_map(|(place, new)| Some((star_of(&stars, told.get(*place)?), new.touch.at))),
+        );
         let mut since: BTreeMap<Visitor, Timestamp> = BTreeMap::new();
-        for (place, new) in &new {
-            for visitor in told.get(*place).into_iter().flat_map(|told| star_of(&stars, told)) {
-                let earliest = since.entry(visitor.clone()).or_insert(new.touch.at);
-                *earliest = new.touch.at.min(*earliest);
+        for (star, at) in from {
+            for visitor in star {
+                let earliest = since.entry(visitor.clone()).or_insert(at);
+                *earliest = at.min(*earliest);
             }
         }
         let new: Vec<NewTouchpoint> = new.into_iter().map(|(_, new)| new).collect();
@@ -176,24 +185,35 @@ fn ids_of(told: &Told) -> impl Iterator<Item = Visitor> {
     named.into_iter().flatten().map(|id| visitor(&told.project_id, id))
 }
 
-/// Joins the ids that clicks name together, and gives every id of all visitors. The caller holds them locked.
+/// Whose ids are whose, once the ids that clicks name are joined.
+struct Joined {
+    /// Every id of all visitors, by those that clicks name.
+    stars: BTreeMap<Visitor, BTreeSet<Visitor>>,
+    /// The places of the clicks that said something new of it.
+    places: Vec<usize>,
+}
+
+/// Joins the ids that clicks name together. The caller holds them locked.
 async fn join(
     tx: &mut Tx,
     told: &[Told],
     named: &BTreeSet<Visitor>,
     now: Timestamp,
-) -> Result<BTreeMap<Visitor, BTreeSet<Visitor>>, StoreError> {
+) -> Result<Joined, StoreError> {
     let stars = touchpoints::stars(tx, named).await?;
-    let mut is_joined = false;
-    for told in told {
+    let mut places = Vec::new();
+    for (place, told) in told.iter().enumerate() {
         let Some(anonymous) = &told.click.anonymous else { continue };
         if !star_of(&stars, told).contains(&visitor(&told.project_id, anonymous)) {
             // An id that is somebody else's already stays theirs. The click is the named subject's.
-            touchpoints::link(tx, &told.project_id, anonymous, &told.click.subject, now).await?;
-            is_joined = true;
+            let linked = touchpoints::link(tx, &told.project_id, anonymous, &told.click.subject, now).await?;
+            if linked == Linked::New {
+                places.push(place);
+            }
         }
     }
-    if is_joined { touchpoints::stars(tx, named).await } else { Ok(stars) }
+    let stars = if places.is_empty() { stars } else { touchpoints::stars(tx, named).await? };
+    Ok(Joined { stars, places })
 }
 
 /// Every id of the visitor who clicked.

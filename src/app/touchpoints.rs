@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{
     App, Refusal,
     audit::{self, Change},
-    clicks::{Clicks, Told},
+    clicks::{ATTEMPTS_MAX, Clicks, Told},
     keys::{Principal, Scope},
     programs::visible,
 };
@@ -182,6 +182,26 @@ pub async fn identify(
     let project = project_of(by)?;
     check_anonymous_id(anonymous_id)?;
     check_subject_ref(subject_ref)?;
+    let mut attempt = 1;
+    loop {
+        match identify_once(app, by, project, anonymous_id, subject_ref).await {
+            // Another transaction was in the way, so nothing of this one was written.
+            Err(Refusal::Store(error)) if error.is_retryable() && attempt < ATTEMPTS_MAX => {
+                attempt += 1;
+                tokio::task::yield_now().await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn identify_once(
+    app: &App,
+    by: &Principal,
+    project: &ProjectId,
+    anonymous_id: &str,
+    subject_ref: &str,
+) -> Result<(), Refusal> {
     let now = app.now();
     let named = BTreeSet::from([visitor(project, anonymous_id), visitor(project, subject_ref)]);
     let mut tx = app.db.begin().await?;
@@ -214,9 +234,14 @@ pub(super) fn visitor(project: &ProjectId, id: &str) -> Visitor {
 }
 
 /// Locks every id of these visitors.
+///
+/// # Errors
+/// [`StoreError::Changed`] when ids were removed or joined while the locks were waited for: a sale under one
+/// that is not locked would not see what is told.
 pub(super) async fn lock_all(tx: &mut Tx, named: &BTreeSet<Visitor>) -> Result<(), StoreError> {
     let all = all_of(tx, named).await?;
-    touchpoints::lock_visitors(tx, &all).await
+    touchpoints::lock_visitors(tx, &all).await?;
+    if all_of(tx, named).await?.is_subset(&all) { Ok(()) } else { Err(StoreError::Changed) }
 }
 
 /// Every id of these visitors.

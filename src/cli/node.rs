@@ -122,6 +122,13 @@ fn start_stages(app: &App, shutdown: &Shutdown) -> anyhow::Result<()> {
         let dispatcher = Dispatcher::new(app.clone(), transport, shutdown.tasks().clone(), stop.clone());
         shutdown.spawn(worker::run_dispatch(dispatcher, app.clone(), stop.clone()));
         if let Some(mail) = &app.config.mail {
+            if app.config.mails_lead_nowhere() {
+                tracing::warn!(
+                    server.public_url = app.config.server.public_url,
+                    "invitations are mailed with an address that nobody else reaches; set `server.public_url` \
+                     to where the world finds `server.listen`, or `mail.invite_url`"
+                );
+            }
             let mailer = Arc::new(Mailer::new(mail)?);
             shutdown.spawn(worker::run_mail(app.clone(), mailer, stop));
         }

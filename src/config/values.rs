@@ -279,3 +279,9 @@ pub(super) fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
+
+/// Whether an address means whoever uses it: a loopback address, or the one of listening everywhere.
+pub(super) fn is_this_machine(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    is_loopback(url) || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_unspecified())
+}

@@ -30,9 +30,9 @@ pub enum StoreError {
         /// What the database reported.
         actual: u64,
     },
-    /// What was to be locked was removed meanwhile.
-    #[error("a row was removed while its lock was waited for")]
-    Removed,
+    /// What was to be locked was removed meanwhile, or became more.
+    #[error("what was to be locked changed while the locks were waited for")]
+    Changed,
     /// A newer remit has migrated this database; this one would not understand its rows.
     #[error(
         "the database schema is at version {found}, this remit knows versions up to {known}: run a newer remit"
@@ -73,7 +73,7 @@ impl StoreError {
         match self.code() {
             Some(Code::Postgres(code)) => matches!(code, "40001" | "40P01" | "55P03"),
             Some(Code::Sqlite(primary)) => matches!(primary, SQLITE_BUSY | SQLITE_LOCKED),
-            None => matches!(self, Self::Removed),
+            None => matches!(self, Self::Changed),
         }
     }
 

@@ -236,6 +236,31 @@ on_each_engine! {
         assert_eq!(guess("2001:db8::1").await, StatusCode::UNAUTHORIZED);
     }
 
+    async fn an_address_that_follows_links_too_often_is_forwarded_and_not_counted(db: TestDb) {
+        let api = Api::with(&db.db, &[("REMIT_SERVER__TRUSTED_PROXIES", "0.0.0.0/32")]).await;
+        let site = Site::open_on(api, "site", json!({})).await;
+        let follow = |code: &str, from: String| {
+            let request = Request::get(format!("/r/{code}")).header("x-forwarded-for", from);
+            let (router, request) = (site.api.router.clone(), request.body(Body::empty()).unwrap());
+            async move { router.oneshot(request).await.unwrap().status() }
+        };
+        let mut asked = JoinSet::new();
+        for n in 0..610 {
+            // One network of IPv6 is one client, and no code is followed too often.
+            asked.spawn(follow(["ann", "bob"][n % 2], format!("2001:db8::{n:x}")));
+        }
+        let statuses = asked.join_all().await;
+        assert!(statuses.iter().all(|status| *status == StatusCode::FOUND));
+        let counted = async || {
+            // Clicks are written in order: whoever comes last is told when all are there.
+            site.click("ann", &format!("last_{}", site.clicks(&site.ann).await)).await;
+            site.clicks(&site.ann).await + site.clicks(&site.bob).await
+        };
+        assert_eq!(counted().await, 601);
+        assert_eq!(follow("ann", "2001:db8:1::1".to_owned()).await, StatusCode::FOUND);
+        assert_eq!(counted().await, 603, "another address is counted");
+    }
+
     async fn the_owner_lists_the_clicks_of_a_program_and_nobody_else_does(db: TestDb) {
         let site = Site::open(&db.db, json!({})).await;
         let mut clicked = Vec::new();

@@ -1,7 +1,11 @@
 //! Clicks: told by a website, followed through a link, and what they are worth when somebody buys.
 //! Numbers are those of the product's checklist.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    fmt::Debug,
+    pin::{Pin, pin},
+};
 
 use axum::{
     body::Body,
@@ -159,9 +163,15 @@ on_each_engine! {
         let (status, headers) = follow(&site, Method::OPTIONS, TOUCHPOINT, &asked).await;
         assert_eq!(status, StatusCode::NO_CONTENT);
         assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
-        assert!(headers[header::ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().contains("x-api-key"));
+        let allowed: Vec<&str> =
+            headers[header::ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().split(", ").collect();
+        for name in ["x-api-key", "content-type", "idempotency-key"] {
+            assert!(allowed.contains(&name), "{allowed:?}");
+        }
         let (_, headers, _) = site.say(TOUCHPOINT, &json!({})).await;
         assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*", "also when it is refused");
+        let shown = headers[header::ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
+        assert_eq!(shown.split(", ").collect::<Vec<_>>(), ["retry-after", "idempotent-replayed"]);
     }
 
     async fn box_64_the_edge_of_the_window_is_inside(db: TestDb) {
@@ -260,6 +270,51 @@ on_each_engine! {
             let (status, _, answer) = site.say(IDENTIFY, &body).await;
             assert_eq!((status, &answer["error"]["code"]), (StatusCode::BAD_REQUEST, &json!(code)));
         }
+    }
+
+    async fn a_click_that_names_both_ids_reaches_back_as_far_as_signing_in_does(db: TestDb) {
+        let site = Site::open(&db.db, json!({})).await;
+        for n in 1..=2 {
+            site.click("ann", &format!("anon_{n}")).await;
+            site.deliver(&paid(&format!("pi_{n}"), json!({"metadata": {"user_id": format!("user_{n}")}}))).await;
+            assert_eq!(site.earner(&format!("pi_{n}")).await, None);
+        }
+        // The same click, now of somebody who is known.
+        let again = json!({"code": "ann", "anonymous_id": "anon_1", "subject_ref": "user_1"});
+        assert_eq!(site.say(TOUCHPOINT, &again).await.0, StatusCode::OK);
+        // Another one, which itself came after the sale.
+        site.api.clock.advance_secs(3_600);
+        let later = json!({"code": "bob", "anonymous_id": "anon_2", "subject_ref": "user_2"});
+        assert_eq!(site.say(TOUCHPOINT, &later).await.0, StatusCode::CREATED);
+        site.settle().await;
+        for intent in ["pi_1", "pi_2"] {
+            assert_eq!(site.earner(intent).await, by("ann", "touchpoint"), "{intent}");
+        }
+        books::assert_they_add_up(&db.db).await;
+    }
+
+    async fn a_fold_reads_the_clicks_of_the_window_and_no_others(db: TestDb) {
+        const CLICK: &str = "INSERT INTO touchpoint
+                (id, project_id, program_id, enrollment_id, code, source, subject, at_us, created_at_us)
+            VALUES ($1, $2, $3, $4, 'bob', 'link', 'v', $5, $5)";
+        const MOVE: &str = "UPDATE touchpoint SET at_us = $1 WHERE id = 'unreadable'";
+        let site = Site::open(&db.db, json!({"attribution_window_days": 30, "attribution_model": "first_touch"})).await;
+        let edge = NOW.plus_days(-30);
+        let mut tx = db.db.begin().await.unwrap();
+        // Whoever reads the one with an id that is none fails.
+        for (id, at) in [("unreadable", edge.plus_micros(-1)), ("tp_edge", edge)] {
+            let click = tx.q(CLICK).bind(id).bind(&*site.project).bind(&*site.program).bind(&*site.bob);
+            click.bind(at.as_micros()).exec().await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        site.click("ann", "v").await;
+        site.deliver(&paid("pi_1", json!({"metadata": {"user_id": "v"}}))).await;
+        assert_eq!(site.earner("pi_1").await, by("bob", "touchpoint"));
+        let mut tx = db.db.begin().await.unwrap();
+        tx.q(MOVE).bind(edge.as_micros()).exec().await.unwrap();
+        tx.commit().await.unwrap();
+        site.deliver(&paid("pi_2", json!({"metadata": {"user_id": "v"}}))).await;
+        assert_eq!(site.earner("pi_2").await, None, "it would have been noticed");
     }
 
     async fn ids_of_another_project_are_another_visitor(db: TestDb) {
@@ -550,34 +605,118 @@ on_each_engine! {
     }
 }
 
+/// How many wait for a lock of a row.
+const WAITING: &str = "SELECT COUNT(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
+/// How many wait for a lock of a table.
+const WAITING_FOR_TABLE: &str = "SELECT COUNT(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+    WHERE d.datname = current_database() AND l.locktype = 'relation' AND NOT l.granted";
+
+/// Takes `asked` on until somebody waits, as the statement counts. It cannot end before.
+async fn until_it_waits<T: Debug>(
+    db: &TestDb,
+    mut asked: Pin<&mut (impl Future<Output = T> + ?Sized)>,
+    count: &'static str,
+) {
+    let mut conn = db.db.read().await.unwrap();
+    loop {
+        tokio::select! {
+            answer = &mut asked => panic!("it did not wait: {answer:?}"),
+            waiting = conn.q(count).scalar::<i64>() => if waiting.unwrap() != Some(0) { return },
+        }
+    }
+}
+
+fn visitors(site: &Site, ids: &[&str]) -> BTreeSet<Visitor> {
+    let project_id = ProjectId::parse(&site.project).unwrap();
+    ids.iter().map(|id| Visitor { project_id: project_id.clone(), id: (*id).to_owned() }).collect()
+}
+
 /// A click is told, and not committed, when a sale of the same visitor is folded.
 #[tokio::test]
 async fn a_sale_waits_for_a_click_that_is_being_told() {
-    const WAITING: &str = "SELECT COUNT(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
     const CLICK: &str = "INSERT INTO touchpoint
             (id, project_id, program_id, enrollment_id, code, source, subject, at_us, created_at_us)
         VALUES ('tp_1', $1, $2, $3, 'ann', 'link', 'v', $4, $4)";
     // SQLite has one writer: there it is one after the other.
     let Some(db) = TestDb::postgres(module_path!()).await else { return };
     let site = Site::open(&db.db, json!({})).await;
-    let project_id = ProjectId::parse(&site.project).unwrap();
-    let visitor = Visitor { project_id, id: "v".to_owned() };
     let mut telling = db.db.begin().await.unwrap();
-    touchpoints::lock_visitors(&mut telling, &BTreeSet::from([visitor])).await.unwrap();
+    touchpoints::lock_visitors(&mut telling, &visitors(&site, &["v"])).await.unwrap();
     let told = telling.q(CLICK).bind(&*site.project).bind(&*site.program).bind(&*site.ann);
     told.bind(NOW.plus_secs(-60).as_micros()).exec().await.unwrap();
     let event = paid("pi_1", json!({"metadata": {"anonymous_id": "v"}}));
-    let mut sale = std::pin::pin!(site.deliver(&event));
-    let mut conn = db.db.read().await.unwrap();
-    loop {
-        tokio::select! {
-            () = &mut sale => panic!("the sale was folded without the click"),
-            waiting = conn.q(WAITING).scalar::<i64>() => if waiting.unwrap() != Some(0) { break },
-        }
-    }
-    drop(conn);
+    let mut sale = pin!(site.deliver(&event));
+    until_it_waits(&db, sale.as_mut(), WAITING).await;
     telling.commit().await.unwrap();
     sale.await;
     assert_eq!(site.earner("pi_1").await, by("ann", "touchpoint"));
+}
+
+/// What a visitor is locked by is removed while somebody waits for it.
+#[tokio::test]
+async fn who_waits_for_a_visitor_that_is_forgotten_meets_them_anew() {
+    // SQLite has no such rows.
+    let Some(db) = TestDb::postgres(module_path!()).await else { return };
+    let site = Site::open(&db.db, json!({})).await;
+    let click = json!({"code": "ann", "anonymous_id": "a"});
+    let ids = json!({"anonymous_id": "b", "subject_ref": "user_b"});
+    let event = paid("pi_1", json!({"metadata": {"user_id": "c"}}));
+    let status = async |path, body| Some(site.say(path, body).await.0);
+    let asked: [(&str, Pin<Box<dyn Future<Output = Option<StatusCode>>>>, _); 3] = [
+        ("a", Box::pin(status(TOUCHPOINT, &click)), Some(StatusCode::CREATED)),
+        ("b", Box::pin(status(IDENTIFY, &ids)), Some(StatusCode::OK)),
+        (
+            "c",
+            Box::pin(async {
+                site.deliver(&event).await;
+                None
+            }),
+            None,
+        ),
+    ];
+    for (visitor, mut asked, answer) in asked {
+        let known = visitors(&site, &[visitor]);
+        let mut meeting = db.db.begin().await.unwrap();
+        touchpoints::lock_visitors(&mut meeting, &known).await.unwrap();
+        meeting.commit().await.unwrap();
+        let mut forgetting = db.db.begin().await.unwrap();
+        touchpoints::lock_visitors(&mut forgetting, &known).await.unwrap();
+        until_it_waits(&db, asked.as_mut(), WAITING).await;
+        touchpoints::forget_ids(&mut forgetting, &known, None).await.unwrap();
+        forgetting.commit().await.unwrap();
+        assert_eq!(asked.await, answer, "{visitor}");
+    }
+    let rows = "SELECT COUNT(*) FROM visitor WHERE id IN ('a', 'b', 'c')";
+    assert_eq!(db.db.read().await.unwrap().q(rows).scalar::<i64>().await.unwrap(), Some(3));
+    let applied = "SELECT COUNT(*) FROM inbox WHERE state = 'applied' AND attempts = 0";
+    assert_eq!(db.db.read().await.unwrap().q(applied).scalar::<i64>().await.unwrap(), Some(1));
+}
+
+/// Somebody signs in while a click of theirs waits: then whoever sells to them under the other id has to
+/// wait for the click, too.
+#[tokio::test]
+async fn a_click_holds_the_ids_that_were_joined_while_it_waited() {
+    const FREE: &str = "SELECT id FROM visitor WHERE id IN ('anon', 'user') FOR UPDATE SKIP LOCKED";
+    // SQLite has one writer: there nobody waits in the middle.
+    let Some(db) = TestDb::postgres(module_path!()).await else { return };
+    let site = Site::open(&db.db, json!({})).await;
+    let project = ProjectId::parse(&site.project).unwrap();
+    let mut joining = db.db.begin().await.unwrap();
+    touchpoints::lock_visitors(&mut joining, &visitors(&site, &["anon", "user"])).await.unwrap();
+    touchpoints::link(&mut joining, &project, "anon", "user", NOW).await.unwrap();
+    let mut click = pin!(site.click("ann", "anon"));
+    until_it_waits(&db, click.as_mut(), WAITING).await;
+    // Behind its locks, and before it commits.
+    let mut held = db.db.begin().await.unwrap();
+    held.q("LOCK TABLE touchpoint IN SHARE MODE").exec().await.unwrap();
+    joining.commit().await.unwrap();
+    until_it_waits(&db, click.as_mut(), WAITING_FOR_TABLE).await;
+    let mut selling = db.db.begin().await.unwrap();
+    assert_eq!(selling.q(FREE).scalars::<String>().await.unwrap(), Vec::<String>::new());
+    selling.rollback().await.unwrap();
+    held.rollback().await.unwrap();
+    click.await;
+    assert_eq!(site.clicks(&site.ann).await, 1);
 }

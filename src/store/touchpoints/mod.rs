@@ -119,7 +119,7 @@ pub(super) async fn share_visitors(tx: &mut Tx, visitors: &BTreeSet<Visitor>) ->
 /// everywhere, and whoever waits for a row that is being added holds none that was there before.
 ///
 /// # Errors
-/// [`StoreError::Removed`] when one of them was forgotten between the two: then it is not locked.
+/// [`StoreError::Changed`] when one of them was forgotten between the two: then it is not locked.
 async fn lock_with(tx: &mut Tx, visitors: &BTreeSet<Visitor>, lock: Sql) -> Result<(), StoreError> {
     // SQLite has one writer, and it is this one: no row is ever needed, and all are as good as locked.
     const ADD: Sql = Sql {
@@ -134,7 +134,7 @@ async fn lock_with(tx: &mut Tx, visitors: &BTreeSet<Visitor>, lock: Sql) -> Resu
     let rows = Value::from(rows(visitors)).to_string();
     tx.q(ADD).bind(&*rows).exec().await?;
     let locked: Vec<String> = tx.q(lock).bind(&*rows).scalars().await?;
-    if locked.len() == visitors.len() { Ok(()) } else { Err(StoreError::Removed) }
+    if locked.len() == visitors.len() { Ok(()) } else { Err(StoreError::Changed) }
 }
 
 /// What became of two ids that were said to be one visitor's.
