@@ -168,8 +168,10 @@ async fn decide_once(app: &App, request: &Request, counters: &Counters) -> Resul
         return Err(DecideError::Merging);
     }
     let id = decision_id(request, now);
-    if let Some(taken) = views::find_decision(&mut tx, &id).await? {
-        return repeated(request, sale, &id, &taken);
+    for known in std::iter::once(id.clone()).chain(former_id(request)) {
+        if let Some(taken) = views::find_decision(&mut tx, &known).await? {
+            return repeated(request, sale, &known, &taken);
+        }
     }
     if let Some(standing) = standing(request, sale) {
         return Ok(standing);
@@ -223,6 +225,14 @@ fn decision_id(request: &Request, now: Timestamp) -> DecisionId {
         None => new_id!(DecisionId, now),
         Some(key) => DecisionId::derived(&[request.by.actor(), key]),
     }
+}
+
+/// The id that a decision with this key had before its key alone named it. That program kept nothing else of the
+/// request, so a repeat that comes after an upgrade is known by this only.
+fn former_id(request: &Request) -> Option<DecisionId> {
+    let key = request.idempotency_key.as_deref()?;
+    let (kind, enrollment) = (request.kind.as_str(), request.enrollment_id.as_str());
+    Some(DecisionId::derived(&[request.by.actor(), key, kind, enrollment]))
 }
 
 /// A commission as the audit log tells of it.

@@ -735,12 +735,14 @@ async fn save_disputes(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), St
     write_rows(tx, REVERSALS, reversals).await
 }
 
+/// A report out of an archive may name a program that is not in this database: no commission is of that one, and
+/// its sale must not be lost over it.
 async fn save_holds(tx: &mut Tx, sales: &[(&Sale, &Folded)]) -> Result<(), StoreError> {
     const SQL: &str =
         "INSERT INTO reported_hold (project_id, realm, kind, object_id, program_id, sale_id, days)
-        SELECT value->>'p', value->>'r', value->>'k', value->>'o', value->>'g', value->>'s',
-            CAST(value->>'days' AS BIGINT)
-        FROM json_each($1) WHERE TRUE
+        SELECT k.value->>'p', k.value->>'r', k.value->>'k', k.value->>'o', g.id, k.value->>'s',
+            CAST(k.value->>'days' AS BIGINT)
+        FROM json_each($1) k JOIN program g ON g.id = k.value->>'g' WHERE TRUE
         ON CONFLICT (object_id, kind, realm, project_id, program_id)
             DO UPDATE SET sale_id = excluded.sale_id, days = excluded.days";
     let holds = sales

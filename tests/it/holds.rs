@@ -1,12 +1,15 @@
 //! For how long a commission is held where its report says so: a fact like the amount, and no decision.
 
 use axum::http::{Method, StatusCode};
+use remit::{app::report::Report, domain::money::Currency};
 use serde_json::{Value, json};
 
 use super::support::{
     TestDb,
     api::{Api, MASTER_KEY, PROGRAMS},
-    books, on_each_engine,
+    books,
+    node::Node,
+    on_each_engine,
     shop::intent,
     site::Site,
 };
@@ -111,6 +114,28 @@ on_each_engine! {
         let path = format!("/v1/admin/sales/{}/attribution", sale.unwrap());
         site.api.call(&site.key, Method::POST, &path, &to_ann).await;
         assert_eq!((held_days(&site).await, site.balance(&site.ann).await), (vec![], (0, 1_980)));
+        books::assert_they_add_up(&db.db).await;
+    }
+
+    async fn a_report_out_of_an_archive_is_a_sale_though_its_program_is_not_in_this_database(db: TestDb) {
+        let site = open(&db).await;
+        let node = Node { app: site.api.app.clone(), clock: site.api.clock.clone() };
+        let report = Report {
+            external_id: "order_1".to_owned(),
+            code: Some("ann".to_owned()),
+            subject_ref: None,
+            program_id: Some("prog_of_the_database_that_was_lost".to_owned()),
+            gross_amount_cents: 9_900,
+            tax_cents: None,
+            currency: Currency::USD,
+            occurred_at: site.api.app.now(),
+            customer: None,
+            hold_period_days: Some(9),
+        };
+        node.receive_report(&site.project, &site.project, &serde_json::to_vec(&report).unwrap()).await;
+        site.settle().await;
+        // How long a program that is not here would have held it is nobody's question.
+        assert_eq!((site.balance(&site.ann).await, held_days(&site).await), ((0, 1_980), vec![]));
         books::assert_they_add_up(&db.db).await;
     }
 

@@ -18,7 +18,7 @@ use remit::{
         programs::{self, ProgramFields},
         random_u128,
     },
-    domain::ids::OrganizationId,
+    domain::ids::{DecisionId, OrganizationId},
     store::{DbOptions, StoreError},
 };
 use serde_json::{Value, json};
@@ -313,6 +313,34 @@ on_each_engine! {
         }
         let decided = rows(&db.db, "SELECT COUNT(*), kind FROM decision GROUP BY kind ORDER BY kind").await;
         assert_eq!(decided, [(1, "approve".to_owned()), (1, "clawback".to_owned())]);
+    }
+
+    async fn a_decision_whose_key_was_sent_to_an_older_program_is_not_taken_again(db: TestDb) {
+        let site = Site::open(&db.db, json!({})).await;
+        let api = &site.api;
+        let (_, reported) = site.report("order_1", json!({ "code": "ann" })).await;
+        let path = site.path(&format!("conversions/{}/clawback", id_of(&reported["data"])));
+        let ask = async |cents: i64| {
+            let body = json!({ "reason": "other", "amount_cents": cents });
+            send(api, &site.key, Method::POST, &path, "k", &body).await
+        };
+        let first = ask(5).await;
+        assert_eq!(first.status, StatusCode::OK, "{first:?}");
+        // That program kept nothing but the decision, and made its id of what was decided about whom, too.
+        forget(api).await;
+        let decided = "SELECT COUNT(*), actor FROM decision GROUP BY actor";
+        let taken = rows(&db.db, decided).await;
+        let [(1, actor)] = taken.as_slice() else { panic!("{taken:?}") };
+        let id = DecisionId::derived(&[actor, "k", "clawback", &site.ann]);
+        let mut tx = db.db.begin().await.unwrap();
+        tx.q("UPDATE decision SET id = $1").bind(id.as_str()).exec().await.unwrap();
+        tx.commit().await.unwrap();
+
+        let again = ask(5).await;
+        assert_eq!((again.status, again.is_replayed(), &again.body), (StatusCode::OK, false, &first.body));
+        forget(api).await;
+        assert_eq!(ask(6).await.refusal(), code(422, "IDEMPOTENCY_MISMATCH"));
+        assert_eq!(rows(&db.db, decided).await, taken);
     }
 
     async fn a_key_of_strangers_is_long_and_nobody_elses_request_is_answered_under_it(db: TestDb) {

@@ -298,6 +298,31 @@ on_each_engine! {
         assert_eq!(rows(&db.db, "SELECT COUNT(*), state FROM payout GROUP BY state").await, [(1, "pending".to_owned())]);
     }
 
+    async fn a_run_that_was_asked_for_by_somebody_else_or_as_of_another_time_answers_no_other_request(db: TestDb) {
+        let office = Office::open(&db, LIVE).await;
+        let owner = office.shop.owner.id("org_", "ada").replace("-ada", "");
+        let settler = office.key(&owner, &["read", "settle"]).await;
+        let ask = async |by: &str, under: &str, body: &str| {
+            let mut request = office.run_under(under, body);
+            request.headers_mut().insert(header::AUTHORIZATION, format!("Bearer {by}").parse().unwrap());
+            let (parts, body) = office.api.router.clone().oneshot(request).await.unwrap().into_parts();
+            let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+            (parts.status.as_u16(), body["error"]["code"].as_str().unwrap_or("none").to_owned(), body["data"].clone())
+        };
+        let mismatch = (422, "IDEMPOTENCY_MISMATCH".to_owned(), Value::Null);
+        let operator = office.api.operator.clone();
+        let (status, _, done) = ask(&operator, "november", "{}").await;
+        assert_eq!((status, done["payouts"].as_array().unwrap().len()), (200, 1));
+        // The owner would be told of payouts that were made before, and none would be made.
+        assert_eq!(ask(&settler, "november", "{}").await, mismatch);
+        let early = r#"{"as_of": "2025-01-01T00:00:00Z"}"#;
+        assert_eq!(ask(&settler, "december", early).await.0, 200);
+        office.api.clock.advance_secs(KEPT_S);
+        assert_eq!(ask(&settler, "december", "{}").await, mismatch);
+        assert_eq!(ask(&settler, "december", early).await.0, 200);
+        assert_eq!(ask(&operator, "november", "{}").await, (200, "none".to_owned(), done));
+    }
+
     async fn a_closed_gate_and_a_pause_answer_503_and_plans_go_on(db: TestDb) {
         let office = Office::open(&db, &[]).await;
         let operator = office.api.operator.clone();

@@ -61,7 +61,8 @@ pub struct Request {
     pub program: ProgramId,
     /// What became payable later is left out; by default nothing is. Not in the future.
     pub as_of: Option<Timestamp>,
-    /// The caller's own key of this request: the same key is the same run, however often it is sent.
+    /// The caller's own key of this request: the same key is the same run, however often it is sent. Who else
+    /// uses it for the same program is refused.
     pub key: Option<String>,
 }
 
@@ -136,7 +137,7 @@ impl From<SettleError> for Refusal {
 /// # Errors
 /// [`Refusal::Unavailable`] while payouts are switched off (`PAYOUTS_NOT_ENABLED`) or paused
 /// (`PAYOUTS_PAUSED`); a run that was begun goes on when they are resumed. [`Refusal::KeyReused`] when the
-/// key was used with another time.
+/// key was used with another time, or by another caller.
 pub async fn run(app: &App, by: &Principal, request: &Request) -> Result<Settlement, Refusal> {
     by.require(Scope::Settle)?;
     let owner =
@@ -156,7 +157,9 @@ pub async fn run(app: &App, by: &Principal, request: &Request) -> Result<Settlem
         completed_at: None,
     };
     let begun = begin(app, by, &owner, &run).await?;
-    if request.as_of.is_some_and(|asked| asked != begun.as_of) {
+    // A run that somebody else began, or one as of another time, answers nothing that was asked here.
+    let is_own = begun.actor == run.actor && request.as_of.unwrap_or(begun.created_at) == begun.as_of;
+    if !is_own {
         return Err(Refusal::KeyReused);
     }
     loop {
