@@ -657,6 +657,7 @@ async fn a_sale_waits_for_a_click_that_is_being_told() {
 /// What a visitor is locked by is removed while somebody waits for it.
 #[tokio::test]
 async fn who_waits_for_a_visitor_that_is_forgotten_meets_them_anew() {
+    type Asked<'a> = Pin<Box<dyn Future<Output = Option<StatusCode>> + 'a>>;
     // SQLite has no such rows.
     let Some(db) = TestDb::postgres(module_path!()).await else { return };
     let site = Site::open(&db.db, json!({})).await;
@@ -664,7 +665,7 @@ async fn who_waits_for_a_visitor_that_is_forgotten_meets_them_anew() {
     let ids = json!({"anonymous_id": "b", "subject_ref": "user_b"});
     let event = paid("pi_1", json!({"metadata": {"user_id": "c"}}));
     let status = async |path, body| Some(site.say(path, body).await.0);
-    let asked: [(&str, Pin<Box<dyn Future<Output = Option<StatusCode>>>>, _); 3] = [
+    let asked: [(&str, Asked<'_>, _); 3] = [
         ("a", Box::pin(status(TOUCHPOINT, &click)), Some(StatusCode::CREATED)),
         ("b", Box::pin(status(IDENTIFY, &ids)), Some(StatusCode::OK)),
         (
