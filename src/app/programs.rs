@@ -24,7 +24,7 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        Conn, organizations,
+        Conn, Tx, accounts, organizations,
         programs::{self, Applications, AttributionModel, ConversionKind, MinPayout, ProgramDetails},
         refold,
     },
@@ -124,11 +124,26 @@ pub async fn create(app: &App, by: &Principal, fields: ProgramFields) -> Result<
     apply(&fields, &mut program)?;
     let mut tx = app.db.begin().await?;
     organizations::find(&mut tx, &program.organization_id).await?.ok_or(Refusal::NotFound)?;
+    check_may_own(&mut tx, by, &program.organization_id).await?;
     programs::insert(&mut tx, &program).await?;
     let change = Change::new("program.created", &program.id, Some(&program.organization_id)).after(&program);
     audit::record(&mut tx, by, change, now).await?;
     super::commit_change(tx).await?;
     Ok(program)
+}
+
+/// Whoever signed up by themselves is an affiliate until an operator has made their first program: a program
+/// leads people from this host to its own page, takes codes, and invites whom it likes by mail.
+async fn check_may_own(tx: &mut Tx, by: &Principal, owner: &OrganizationId) -> Result<(), Refusal> {
+    if by.organization_id().is_none()
+        || !accounts::signed_up(tx, owner).await?
+        || !programs::list(tx, Some(owner), None, 1).await?.is_empty()
+    {
+        return Ok(());
+    }
+    Err(Refusal::Forbidden(
+        "an organization that signed itself up is an affiliate; an operator makes its first program",
+    ))
 }
 
 fn owner(by: &Principal, value: Option<&Value>) -> Result<OrganizationId, Refusal> {

@@ -34,6 +34,9 @@ use crate::{
 /// How old a click may be when it is told: an app that was offline tells it later.
 const AGE_MAX_S: i64 = 86_400;
 
+/// How far the clock of whoever tells of a click may be ahead of ours, seconds. Such a click is one of now.
+const AHEAD_MAX_S: i64 = 300;
+
 /// A click as a website or app tells it. Without `anonymous_id` or `subject_ref` it is nobody's.
 #[derive(Clone, Debug)]
 pub struct NewClick {
@@ -45,7 +48,7 @@ pub struct NewClick {
     pub anonymous_id: Option<String>,
     /// The owner's own id of the visitor, 1 to 200 characters.
     pub subject_ref: Option<String>,
-    /// When they came; now by default. Not in the future and at most a day ago.
+    /// When they came; now by default. At most a day ago; what is up to five minutes ahead is now.
     pub occurred_at: Option<Timestamp>,
 }
 
@@ -142,16 +145,15 @@ fn check(new: NewClick, now: Timestamp) -> Result<Click, Refusal> {
         }
     };
     let at = new.occurred_at.unwrap_or(now);
-    if at > now || at < now.plus_secs(-AGE_MAX_S) {
+    if at > now.plus_secs(AHEAD_MAX_S) || at < now.plus_secs(-AGE_MAX_S) {
         let message = "occurred_at must not be in the future and not more than a day ago";
         return Err(Refusal::invalid("INVALID_TIME", "occurred_at", message));
     }
-    Ok(Click { code: new.code, source, subject, anonymous, at })
+    Ok(Click { code: new.code, source, subject, anonymous, at: at.min(now) })
 }
 
 /// Whether a text can be an id of a visitor: 1 to 200 characters, as it is written.
-#[must_use]
-pub fn is_id(text: &str) -> bool {
+pub(super) fn is_id(text: &str) -> bool {
     (1..=200).contains(&text.chars().count())
         && !text.chars().any(char::is_control)
         && text.trim().len() == text.len()

@@ -159,14 +159,17 @@ async fn keep(app: &App, claim: &Claim, response: Response) -> Response {
     response
 }
 
-/// Whether the same request would be answered the same: it was done, or what it says cannot be done. Who
-/// may ask, how often, and trouble of ours can change, and an answer that asks to come back is none. Nor is
-/// one to a request under the key of another that was forgotten here: the key stays the other's.
+/// Whether the same request would be answered the same: it was done, or it says what cannot be. Who may ask,
+/// how often, what is there and how it stands (404, 409), and trouble of ours can change, and an answer that
+/// asks to come back is none. Nor is one to a request under the key of another that was forgotten here: the
+/// key stays the other's.
 fn is_for_good(response: &Response) -> bool {
     let status = response.status();
     let passes = [
         StatusCode::UNAUTHORIZED,
         StatusCode::FORBIDDEN,
+        StatusCode::NOT_FOUND,
+        StatusCode::CONFLICT,
         StatusCode::REQUEST_TIMEOUT,
         StatusCode::PAYLOAD_TOO_LARGE,
         StatusCode::UNPROCESSABLE_ENTITY,

@@ -1,6 +1,6 @@
 //! People who signed up, one per organization for now.
 
-use super::{StoreError, Tx};
+use super::{Conn, StoreError, Tx};
 use crate::domain::{
     ids::{AccountId, OrganizationId},
     time::Timestamp,
@@ -19,6 +19,12 @@ pub struct Account {
     pub name: String,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// Whether somebody signed this organization up by themselves.
+pub async fn signed_up(conn: &mut Conn, organization: &OrganizationId) -> Result<bool, StoreError> {
+    const SQL: &str = "SELECT EXISTS (SELECT 1 FROM account WHERE organization_id = $1)";
+    Ok(conn.q(SQL).bind(organization.as_str()).scalar().await?.unwrap_or(false))
 }
 
 /// Adds the account of an organization that has none.

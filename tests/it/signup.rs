@@ -76,6 +76,24 @@ on_each_engine! {
         assert_eq!(api.create(key, &accept, Value::Null).await["status"], json!("active"));
     }
 
+    async fn who_signed_up_owns_programs_once_an_operator_has_made_one(db: TestDb) {
+        let api = Api::new(&db.db).await;
+        let (_, _, answer) = sign_up(&api, "192.0.2.1", None, &ada()).await;
+        let (key, organization) = (answer["data"]["key"].as_str().unwrap(), &answer["data"]["organization"]["id"]);
+        let program = |name: &str| json!({
+            "owner_organization_id": organization, "name": name, "landing_url": "https://elsewhere.example.com",
+            "commission": {"type": "percentage", "bps": 100}, "status": "active",
+        });
+        let (status, refused) = api.call(key, Method::POST, PROGRAMS, &program("First")).await;
+        assert_eq!((status, &refused["error"]["code"]), (StatusCode::FORBIDDEN, &json!("FORBIDDEN")));
+        assert!(refused["error"]["message"].as_str().unwrap().contains("an operator makes its first program"));
+        let (_, none) = api.call(&api.operator, Method::GET, PROGRAMS, &Value::Null).await;
+        assert_eq!(none["data"], json!([]));
+
+        api.create(&api.operator, PROGRAMS, program("First")).await;
+        api.create(key, PROGRAMS, program("Second")).await;
+    }
+
     async fn the_same_address_twice_answers_the_same(db: TestDb) {
         let api = Api::new(&db.db).await;
         let (first, _, one) = sign_up(&api, "192.0.2.1", None, &ada()).await;

@@ -142,7 +142,7 @@ pub async fn accept(app: &App, by: &Principal, id: &EnrollmentId) -> Result<Enro
     Ok(enrollment)
 }
 
-/// Declines an invitation, for good. Declining it again changes nothing.
+/// Declines an invitation; only the owner lets in afterwards. Declining it again changes nothing.
 ///
 /// # Errors
 /// [`Refusal::NotFound`]; [`Refusal::Conflict`] with `INVALID_STATE` for what is not an invitation.

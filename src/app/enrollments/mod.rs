@@ -287,7 +287,7 @@ pub async fn find(
 pub enum Verdict {
     /// Let it earn.
     Approve,
-    /// Turn it down, for good.
+    /// Turn it down. An approval is the only way back.
     Reject,
     /// Let it earn nothing new.
     Suspend,
@@ -372,7 +372,7 @@ fn next_status(
         (from, to) if from == to => return Ok(old.clone()),
         // Sales that were made before the approval were made for this affiliate all the same.
         (Invited | Pending, Active) => later(Timestamp::EPOCH, old.at),
-        (Suspended, Active) | (Active, Suspended) | (Invited | Pending | Active, Rejected) => {
+        (Suspended | Rejected, Active) | (Active, Suspended) | (Invited | Pending | Active, Rejected) => {
             later(now, old.at)
         }
         (
@@ -412,6 +412,7 @@ mod tests {
             (Invited, Active),
             (Pending, Active),
             (Suspended, Active),
+            (Rejected, Active),
             (Invited, Rejected),
             (Pending, Rejected),
             (Active, Rejected),

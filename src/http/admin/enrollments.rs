@@ -308,7 +308,7 @@ async fn renew_token(
     Ok(Once(StatusCode::OK, Data { data: EnrolledView::new(enrollment, Some(&token)) }))
 }
 
-/// Lets an affiliate in who applied or was suspended.
+/// Lets an affiliate in who applied, was suspended, or was turned down before.
 #[utoipa::path(
     post, path = "/v1/admin/affiliate/programs/{program_id}/enrollments/{id}/approve",
     operation_id = "approveEnrollment", tag = "enrollments",
