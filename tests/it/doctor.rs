@@ -1,6 +1,6 @@
 //! The check-up on both engines: books of every kind of change pass it, and changed rows do not.
 //!
-//! Every way of changing the books is tried in `tests/cli.rs`, on SQLite; here it is about the queries
+//! Every way of changing the books is tried in `tests/cli/doctor.rs`, on SQLite; here it is about the queries
 //! giving the same answers on PostgreSQL.
 
 use remit::{
