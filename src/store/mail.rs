@@ -99,6 +99,8 @@ pub async fn is_any_due(conn: &mut Conn, now: Timestamp) -> Result<bool, StoreEr
 
 /// Makes mails of the notices that are due, at most `limit` of them: one per enrollment for everything that
 /// happened to its commissions, one each for the rest. Returns how many.
+///
+/// A notice joins only a mail that is made with it: another node's may be on its way already.
 pub async fn gather(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<usize, StoreError> {
     // The first notice names the mail, so that nodes that do this at once come to the same mail.
     const DUE: &str = "SELECT MIN(id) AS first, topic, enrollment_id FROM notice
@@ -109,7 +111,7 @@ pub async fn gather(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<usize, St
             next_attempt_at_us, created_at_us)
         SELECT value->>'mail', value->>'topic', value->>'enrollment', 'available', 0, 0, $2, $2
         FROM json_each($1) WHERE TRUE
-        ON CONFLICT (id) DO NOTHING";
+        ON CONFLICT (id) DO NOTHING RETURNING id";
     const NOTICES: &str = "UPDATE notice SET mail_id = of_mail.value->>'mail'
         FROM json_each($1) AS of_mail
         WHERE notice.mail_id IS NULL AND notice.due_at_us <= $2
@@ -120,12 +122,18 @@ pub async fn gather(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<usize, St
     if due.is_empty() {
         return Ok(0);
     }
-    let rows = json_list(due.iter().map(|(first, topic, enrollment)| {
-        json!({"first": first, "mail": MailId::derived(&[first]), "topic": topic, "enrollment": enrollment})
-    }));
-    tx.q(MAILS).bind(&*rows).bind(now.as_micros()).exec().await?;
-    tx.q(NOTICES).bind(&*rows).bind(now.as_micros()).exec().await?;
-    Ok(due.len())
+    let mails = |among: &dyn Fn(&MailId) -> bool| {
+        let mails = due
+            .iter()
+            .map(|(first, topic, enrollment)| (MailId::derived(&[first]), first, topic, enrollment));
+        json_list(mails.filter(|(mail, ..)| among(mail)).map(|(mail, first, topic, enrollment)| {
+            json!({ "first": first, "mail": mail, "topic": topic, "enrollment": enrollment })
+        }))
+    };
+    let made: Vec<String> = tx.q(MAILS).bind(mails(&|_| true)).bind(now.as_micros()).scalars().await?;
+    let of_made = mails(&|mail| made.iter().any(|made| made == mail.as_str()));
+    tx.q(NOTICES).bind(of_made).bind(now.as_micros()).exec().await?;
+    Ok(made.len())
 }
 
 /// A mail that this node holds.

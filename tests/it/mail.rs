@@ -12,10 +12,12 @@ use remit::{
     domain::{
         commission::{ClawbackReason, DecisionKind},
         ids::EnrollmentId,
+        money::{Currency, Money},
+        notice::Topic,
         time::Timestamp,
     },
     mail::Mailer,
-    store::Db,
+    store::{self, Db, mail::NewNotice},
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +29,7 @@ use super::support::{
     bank::Bank,
     node::Node,
     on_each_engine,
+    pg::until_blocked,
     shop::{PAID_AT_S, Shop, charge, refund},
     till::sale,
 };
@@ -624,4 +627,49 @@ fn at_now(post: &Post, mut event: Value) -> Value {
 pub async fn unsent(app: &App) -> bool {
     let findings = doctor::examine(app).await.unwrap();
     findings.iter().any(|finding| finding.invariant == "mail_unsent" && finding.severity == "warning")
+}
+
+/// One node makes a mail of what is due while another does the same, and something more happens meanwhile.
+#[tokio::test]
+async fn a_notice_joins_no_mail_that_another_node_has_made() {
+    const LATER: Timestamp = Timestamp::from_secs(PAID_AT_S + 2 * HOUR_S);
+    const OF_NOTICE: &str = "SELECT mail_id FROM notice ORDER BY created_at_us";
+    // On SQLite one waits for the other's end.
+    let Some(db) = TestDb::postgres(module_path!()).await else { return };
+    let shop = Shop::open(&db.db, 16).await;
+    let happens = async |revision: i64| {
+        let notice = NewNotice {
+            topic: Topic::Commissions,
+            enrollment_id: EnrollmentId::parse(&shop.enrollment("ada")).unwrap(),
+            object_id: "com_1".to_owned(),
+            revision,
+            word: Some("earned"),
+            reason: None,
+            amount: Some(Money { minor: 100, currency: Currency::parse("usd").unwrap() }),
+        };
+        let mut tx = db.db.begin().await.unwrap();
+        store::mail::insert_notices(&mut tx, &[notice], Timestamp::from_secs(PAID_AT_S + revision))
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    };
+    happens(1).await;
+    let mut one = db.db.begin().await.unwrap();
+    assert_eq!(store::mail::gather(&mut one, LATER, 10).await.unwrap(), 1);
+    let gather = async || {
+        let mut tx = db.db.begin().await.unwrap();
+        let made = store::mail::gather(&mut tx, LATER, 10).await.unwrap();
+        tx.commit().await.unwrap();
+        made
+    };
+    let (made, ()) = tokio::join!(gather(), async {
+        until_blocked(&db.db, 1).await;
+        happens(2).await;
+        one.commit().await.unwrap();
+    });
+    assert_eq!(made, 0, "the mail is the other's");
+    assert_eq!(gather().await, 1);
+    let mails: Vec<Option<String>> = db.db.read().await.unwrap().q(OF_NOTICE).scalars().await.unwrap();
+    assert!(mails.iter().all(Option::is_some), "{mails:?}");
+    assert_ne!(mails[0], mails[1], "what came later is told by a mail of its own");
 }
