@@ -102,7 +102,8 @@ pub struct StatementQuery {
     pub format: Option<String>,
 }
 
-/// The parameters of a request. Those that a route does not take are for others.
+/// The parameters of a request. [`super::openapi`] has refused those that the route does not take, and those
+/// that are given twice.
 #[derive(Debug)]
 pub struct Params(Vec<(String, String)>);
 
