@@ -55,8 +55,8 @@ pub struct ConversionRow {
 
 /// The states that are called `status`, as the queries take them; none where all are wanted.
 pub(super) fn states_of(status: Option<ConversionStatus>) -> Option<String> {
-    let states = status?.states().map(|state| json!({ "state": state.as_str() }));
-    Some(Value::from_iter(states).to_string())
+    let states: Value = status?.states().map(|state| json!({ "state": state.as_str() })).collect();
+    Some(states.to_string())
 }
 
 /// Conversions of a program, all or those of a status, newest first, before the given time and id.

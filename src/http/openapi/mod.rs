@@ -11,7 +11,7 @@
 //! this module does not add is named with one of [`answers`]. The integration tests hold every answer
 //! they get against this document.
 //!
-//! The router takes the description at its word: [`queries`] refuses query parameters that are not in it.
+//! The router takes the description at its word: `queries` refuses query parameters that are not in it.
 
 pub mod answers;
 pub mod program;
@@ -37,8 +37,8 @@ use super::error::Envelope;
 #[derive(Clone)]
 struct Document(Bytes);
 
-/// The routes of `api` and, beside them, `GET /openapi.json` that describes them all. None takes a query
-/// parameter that it does not describe.
+/// The routes of `api` and, beside them, `GET /openapi.json` that describes them all. But for links and
+/// receivers none takes a query parameter that it does not describe.
 pub fn described(api: OpenApiRouter) -> Router {
     let (own_routes, mut own) = OpenApiRouter::new().routes(routes!(document)).split_for_parts();
     let (routes, described) = api.split_for_parts();
@@ -62,7 +62,7 @@ async fn document(State(Document(bytes)): State<Document>) -> Response {
 
 const ABOUT: &str = "Amounts are whole numbers of the currency's minor unit. Times are RFC 3339 in UTC. \
     Lists are paged by `limit` and `cursor`. A query parameter that a route does not name, or that is given \
-    twice, is refused. Refusals share one envelope, whose `code` is what to branch \
+    twice, is refused; links and webhooks take any. Refusals share one envelope, whose `code` is what to branch \
     on; the `x-request-id` of each answer names it in the log. What belongs to somebody else looks \
     exactly like what does not exist. New fields and new words may be added at any time.";
 
