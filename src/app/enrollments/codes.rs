@@ -36,7 +36,10 @@ const LIVE_MAX: i64 = 100;
 const FRESH_MAX: i64 = 20;
 
 /// Whether text can be a code: safe in a link and typed without doubt.
-pub(super) fn check(code: &str) -> Result<(), Refusal> {
+///
+/// # Errors
+/// [`Refusal::Invalid`] `INVALID_CODE`.
+pub fn check(code: &str) -> Result<(), Refusal> {
     let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if (2..=64).contains(&code.len()) && code.bytes().all(is_safe) {
         return Ok(());

@@ -9,6 +9,7 @@ use super::Answer;
 use crate::{
     app::{
         App,
+        enrollments::codes,
         keys::Principal,
         touchpoints::{self, ToldFilter, ToldKey, ToldRow},
     },
@@ -19,7 +20,7 @@ use crate::{
     http::{
         openapi::schemas::ReferralCode,
         page::{Listing, Page, PageQuery},
-        params::{Params, WindowQuery, refuse},
+        params::{Params, WindowQuery},
         path::Named,
     },
 };
@@ -88,9 +89,7 @@ async fn list(
     page: Page<ToldKey>,
 ) -> Answer<Listing<ToldView>> {
     let code = params.get("code").map(str::to_owned);
-    if code.as_deref().is_some_and(|code| !touchpoints::is_id(code)) {
-        return Err(refuse("INVALID_CODE", "code", "code must be a referral code, such as aff_x7k2p9"));
-    }
+    code.as_deref().map_or(Ok(()), codes::check)?;
     let filter = ToldFilter { code, window: params.window(app.now())?, before: page.after().cloned() };
     let rows = touchpoints::list(&app, &by, &program, &filter, page.fetch()).await?;
     Ok(Json(page.listing(rows, |row| (row.at.as_micros(), row.id.clone()), Into::into)))
