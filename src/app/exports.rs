@@ -52,7 +52,7 @@ impl Exported for ConversionRow {
         program: &ProgramId,
         before: (i64, &str),
     ) -> Result<Vec<Self>, StoreError> {
-        views::list_conversions(conn, program, Some(before), PAGE_ROWS).await
+        views::list_conversions(conn, program, None, Some(before), PAGE_ROWS).await
     }
 
     fn key(&self) -> (i64, String) {

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     domain::{
         book::{Book, Sale},
+        commission::ConversionStatus,
         fact::{HintSource, ObjectRef, Subject},
         ids::{CommissionId, ConversionId, PayoutId, ProgramId, SaleId},
         money::Currency,
@@ -38,7 +39,7 @@ async fn of_program(app: &App, by: &Principal, program: &ProgramId) -> Result<Co
     Ok(conn)
 }
 
-/// Conversions of a program, newest first, before the given time and id.
+/// Conversions of a program, all or those of a status, newest first, before the given time and id.
 ///
 /// # Errors
 /// [`Refusal::NotFound`] for a program of another owner.
@@ -46,12 +47,13 @@ pub async fn conversions(
     app: &App,
     by: &Principal,
     program: &ProgramId,
+    status: Option<ConversionStatus>,
     before: Option<&(i64, String)>,
     limit: i64,
 ) -> Result<Vec<ConversionRow>, Refusal> {
     let mut conn = of_program(app, by, program).await?;
     let before = before.map(|(at, id)| (*at, id.as_str()));
-    Ok(views::list_conversions(&mut conn, program, before, limit).await?)
+    Ok(views::list_conversions(&mut conn, program, status, before, limit).await?)
 }
 
 /// One conversion of a program, with the flags of its commission.

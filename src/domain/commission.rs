@@ -44,6 +44,41 @@ words! {
 }
 
 words! {
+    /// The state of a conversion in the words of seed S0 (`semantics.md`, "Views").
+    ConversionStatus {
+        /// Waits for a person.
+        Pending = "pending",
+        /// Earned, and not paid yet.
+        Approved = "approved",
+        /// Paid out.
+        Paid = "paid",
+        /// Turned down by a person.
+        Rejected = "rejected",
+        /// Taken back whole before it was paid.
+        ClawedBack = "clawed_back",
+    }
+}
+
+impl ConversionStatus {
+    /// How a commission's state is called.
+    #[must_use]
+    pub const fn of(state: CommissionState) -> Self {
+        match state {
+            CommissionState::AwaitingReview | CommissionState::Flagged => Self::Pending,
+            CommissionState::Held | CommissionState::Payable | CommissionState::InPayout => Self::Approved,
+            CommissionState::Paid => Self::Paid,
+            CommissionState::Denied => Self::Rejected,
+            CommissionState::Reversed => Self::ClawedBack,
+        }
+    }
+
+    /// The states that are called this.
+    pub fn states(self) -> impl Iterator<Item = CommissionState> {
+        CommissionState::ALL.iter().copied().filter(move |state| Self::of(*state) == self)
+    }
+}
+
+words! {
     /// What a person can decide about the commission of one enrollment on one sale.
     DecisionKind {
         /// The sale belongs to this enrollment.

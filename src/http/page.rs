@@ -103,9 +103,9 @@ impl<S: Sync, K: DeserializeOwned> FromRequestParts<S> for Page<K> {
 }
 
 impl<K: DeserializeOwned> Page<K> {
-    /// Reads `limit` and `cursor`. Other parameters are for others; the last of a repeated one counts.
+    /// Reads `limit` and `cursor`. Other parameters are for others.
     fn read(query: &[(String, String)]) -> Result<Self, ApiError> {
-        let find = |name| query.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let find = |name| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let limit = match find("limit") {
             None => LIMIT_DEFAULT,
             Some(text) => {

@@ -3,12 +3,13 @@
 
 use axum::{
     extract::{FromRequestParts, Query},
-    http::{StatusCode, request::Parts},
+    http::{StatusCode, Uri, request::Parts},
 };
 use utoipa::IntoParams;
 
 use super::error::ApiError;
 use crate::domain::{
+    commission::ConversionStatus,
     ids::{EnrollmentId, InvalidId, ProgramId},
     money::Currency,
     time::Timestamp,
@@ -49,6 +50,15 @@ pub struct PartQuery {
     /// Only what belongs to this enrollment.
     #[param(nullable = false)]
     pub enrollment_id: Option<EnrollmentId>,
+}
+
+/// How [`Params::status`] is described.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct StatusQuery {
+    /// Only conversions of this status.
+    #[param(nullable = false)]
+    pub status: Option<ConversionStatus>,
 }
 
 /// How the format of a file is described.
@@ -92,7 +102,8 @@ pub struct StatementQuery {
     pub format: Option<String>,
 }
 
-/// The parameters of a request. Those that a route does not take are for others.
+/// The parameters of a request. [`super::openapi`] has refused those that the route does not take, and those
+/// that are given twice.
 #[derive(Debug)]
 pub struct Params(Vec<(String, String)>);
 
@@ -100,16 +111,29 @@ impl<S: Sync> FromRequestParts<S> for Params {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
-        Query::try_from_uri(&parts.uri)
-            .map(|Query(pairs)| Self(pairs))
-            .map_err(|_| refuse("INVALID_QUERY", "query", "the query string cannot be read"))
+        Self::of(&parts.uri)
     }
 }
 
 impl Params {
-    /// The value of a parameter; the last of a repeated one counts.
+    /// The parameters of a query.
+    ///
+    /// # Errors
+    /// 400 `INVALID_QUERY`.
+    pub fn of(uri: &Uri) -> Result<Self, ApiError> {
+        Query::try_from_uri(uri)
+            .map(|Query(pairs)| Self(pairs))
+            .map_err(|_| refuse("INVALID_QUERY", "query", "the query string cannot be read"))
+    }
+
+    /// The names of all parameters, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The value of a parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// An id, where there is one.
@@ -134,6 +158,17 @@ impl Params {
         let message = "currency must be an ISO 4217 code such as usd";
         let read = |text| Currency::parse(text).map_err(|_| refuse("INVALID_CURRENCY", "currency", message));
         self.get("currency").map(read).transpose()
+    }
+
+    /// The status of a conversion, where there is one.
+    ///
+    /// # Errors
+    /// 400 `INVALID_STATUS`.
+    pub fn status(&self) -> Result<Option<ConversionStatus>, ApiError> {
+        let message = "status must be pending, approved, paid, rejected or clawed_back";
+        let read =
+            |word| ConversionStatus::parse(word).ok_or_else(|| refuse("INVALID_STATUS", "status", message));
+        self.get("status").map(read).transpose()
     }
 
     /// `from` and `to` as instants.

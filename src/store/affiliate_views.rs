@@ -6,8 +6,9 @@
 
 use sqlx::FromRow;
 
-use super::{Conn, StoreError, db::Row};
+use super::{Conn, StoreError, db::Query, views::states_of};
 use crate::domain::{
+    commission::ConversionStatus,
     ids::{CommissionId, ConversionId, EnrollmentId, OrganizationId, PayoutId, ProgramId},
     window::{Days, Window},
 };
@@ -204,14 +205,14 @@ pub async fn list_balances(
 type Before<'a> = Option<(i64, &'a str)>;
 
 /// A page of a list of an affiliate's, see the `own_…` macros for what `sql` begins with.
-async fn list<T: Row>(
-    conn: &mut Conn,
+fn list<'c>(
+    conn: &'c mut Conn,
     sql: &'static str,
     scope: &AffiliateScope,
     part: &Part,
     before: Before<'_>,
     limit: i64,
-) -> Result<Vec<T>, StoreError> {
+) -> Query<'c> {
     let (at, id) = before.unzip();
     conn.q(sql)
         .bind(scope.as_str())
@@ -220,8 +221,6 @@ async fn list<T: Row>(
         .bind(at)
         .bind(id)
         .bind(limit)
-        .all()
-        .await
 }
 
 /// A sale that an affiliate brought, as the affiliate sees it.
@@ -272,20 +271,22 @@ macro_rules! own_conversions {
     };
 }
 
-/// An affiliate's conversions, newest first, before the given time and id.
+/// An affiliate's conversions, all or those of a status, newest first, before the given time and id.
 pub async fn list_conversions(
     conn: &mut Conn,
     scope: &AffiliateScope,
     part: &Part,
+    status: Option<ConversionStatus>,
     before: Before<'_>,
     limit: i64,
 ) -> Result<Vec<OwnConversionRow>, StoreError> {
     const SQL: &str = own_conversions!(
         "AND ($2 IS NULL OR e.program_id = $2) AND ($3 IS NULL OR e.id = $3)
             AND ($4 IS NULL OR (c.created_at_us, v.id) < ($4, $5))
+            AND ($7 IS NULL OR c.state IN (SELECT value->>'state' FROM json_each($7)))
         ORDER BY c.created_at_us DESC, v.id DESC LIMIT $6"
     );
-    list(conn, SQL, scope, part, before, limit).await
+    list(conn, SQL, scope, part, before, limit).bind(states_of(status)).all().await
 }
 
 /// One conversion of an affiliate's.
@@ -373,7 +374,7 @@ pub async fn list_commissions(
             AND ($4 IS NULL OR (c.created_at_us, c.id) < ($4, $5))
         ORDER BY c.created_at_us DESC, c.id DESC LIMIT $6"
     );
-    list(conn, SQL, scope, part, before, limit).await
+    list(conn, SQL, scope, part, before, limit).all().await
 }
 
 /// One commission of an affiliate's.
@@ -450,7 +451,7 @@ pub async fn list_payouts(
             AND ($4 IS NULL OR (p.created_at_us, p.id) < ($4, $5))
         ORDER BY p.created_at_us DESC, p.id DESC LIMIT $6"
     );
-    list(conn, SQL, scope, part, before, limit).await
+    list(conn, SQL, scope, part, before, limit).all().await
 }
 
 /// One payout of an affiliate's.

@@ -1,7 +1,12 @@
 //! Rows as they are shown: conversions, commissions, balances, entries, decisions. Reading only.
 
+use serde_json::{Value, json};
+
 use super::{Conn, StoreError, sales::id_list};
-use crate::domain::ids::{CommissionId, ConversionId, DecisionId, OrganizationId, ProgramId, SaleId};
+use crate::domain::{
+    commission::ConversionStatus,
+    ids::{CommissionId, ConversionId, DecisionId, OrganizationId, ProgramId, SaleId},
+};
 
 /// A conversion with the state of its direct commission.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -48,10 +53,17 @@ pub struct ConversionRow {
     pub clawed_minor: i64,
 }
 
-/// Conversions of a program, newest first, before the given time and id.
+/// The states that are called `status`, as the queries take them; none where all are wanted.
+pub(super) fn states_of(status: Option<ConversionStatus>) -> Option<String> {
+    let states: Value = status?.states().map(|state| json!({ "state": state.as_str() })).collect();
+    Some(states.to_string())
+}
+
+/// Conversions of a program, all or those of a status, newest first, before the given time and id.
 pub async fn list_conversions(
     conn: &mut Conn,
     program: &ProgramId,
+    status: Option<ConversionStatus>,
     before: Option<(i64, &str)>,
     limit: i64,
 ) -> Result<Vec<ConversionRow>, StoreError> {
@@ -62,9 +74,11 @@ pub async fn list_conversions(
         FROM conversion v JOIN commission c ON c.conversion_id = v.id AND c.level = 0
             LEFT JOIN touchpoint t ON t.id = v.touchpoint_id
         WHERE v.program_id = $1 AND ($2 IS NULL OR (v.created_at_us, v.id) < ($2, $3))
+            AND ($5 IS NULL OR c.state IN (SELECT value->>'state' FROM json_each($5)))
         ORDER BY v.created_at_us DESC, v.id DESC LIMIT $4";
     let (at, id) = before.unzip();
-    conn.q(SQL).bind(program.as_str()).bind(at).bind(id).bind(limit).all().await
+    let states = states_of(status);
+    conn.q(SQL).bind(program.as_str()).bind(at).bind(id).bind(limit).bind(states).all().await
 }
 
 /// One conversion.

@@ -299,8 +299,11 @@ on_each_engine! {
             let (status, answer) = site.api.call(key, Method::GET, &site.path("touchpoints"), &Value::Null).await;
             assert!([StatusCode::NOT_FOUND, StatusCode::FORBIDDEN].contains(&status), "{status} {answer}");
         }
-        let refused = site.api.refusal(&site.key, Method::GET, &site.path("touchpoints?code=%20"), &Value::Null).await;
-        assert_eq!(refused, (400, "INVALID_CODE".to_owned()));
+        for wrong in ["%20", "0.5", "a", ""] {
+            let path = site.path(&format!("touchpoints?code={wrong}"));
+            let refused = site.api.refusal(&site.key, Method::GET, &path, &Value::Null).await;
+            assert_eq!(refused, (400, "INVALID_CODE".to_owned()), "{wrong}");
+        }
     }
 
     async fn forgetting_at_any_time_changes_no_sale(db: TestDb) {

@@ -39,6 +39,7 @@ mod payouts_api;
 mod positions;
 mod processing;
 mod program_desk;
+mod queries;
 mod receiving;
 mod refold;
 mod replaying;

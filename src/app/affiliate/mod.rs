@@ -26,6 +26,7 @@ pub use crate::store::affiliate_views::{
 pub use crate::store::statements::Accounts;
 use crate::{
     domain::{
+        commission::ConversionStatus,
         ids::{ConversionId, PayoutId},
         window::Days,
     },
@@ -112,7 +113,7 @@ fn pair(before: Before<'_>) -> Option<(i64, &str)> {
     before.map(|(at, id)| (*at, id.as_str()))
 }
 
-/// An affiliate's conversions, newest first.
+/// An affiliate's conversions, all or those of a status, newest first.
 ///
 /// # Errors
 /// As [`stats`].
@@ -120,12 +121,13 @@ pub async fn conversions(
     app: &App,
     by: &Principal,
     part: &Part,
+    status: Option<ConversionStatus>,
     before: Before<'_>,
     limit: i64,
 ) -> Result<Vec<OwnConversionRow>, Refusal> {
     let scope = own_side(by)?;
     let mut conn = app.db.read().await?;
-    Ok(affiliate_views::list_conversions(&mut conn, &scope, part, pair(before), limit).await?)
+    Ok(affiliate_views::list_conversions(&mut conn, &scope, part, status, pair(before), limit).await?)
 }
 
 /// One conversion of the affiliate's.

@@ -22,7 +22,7 @@ use crate::{
         report::{self, NewReport, Reported},
     },
     domain::{
-        commission::{ClawbackReason, CommissionState, DecisionKind},
+        commission::{ClawbackReason, CommissionState, ConversionStatus, DecisionKind},
         ids::{CommissionId, ConversionId, EnrollmentId, ProgramId, ProjectId, SaleId},
         money::Currency,
         terms::Position,
@@ -32,8 +32,9 @@ use crate::{
         body::Body,
         error::ApiError,
         idempotency,
-        openapi::schemas::{ConversionStatus, ExternalId, Note, ReferralCode},
+        openapi::schemas::{ExternalId, Note, ReferralCode},
         page::{Listing, Page, PageQuery},
+        params::{Params, StatusQuery},
         path::Named,
     },
     store::views::{BalanceRow, CommissionRow, ConversionRow, FlagRow},
@@ -52,15 +53,9 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(explain))
 }
 
-/// The state of a conversion in seed S0's words (`semantics.md`, "Views").
-pub(in crate::http) fn status(state: CommissionState) -> &'static str {
-    match state {
-        CommissionState::AwaitingReview | CommissionState::Flagged => "pending",
-        CommissionState::Held | CommissionState::Payable | CommissionState::InPayout => "approved",
-        CommissionState::Paid => "paid",
-        CommissionState::Denied => "rejected",
-        CommissionState::Reversed => "clawed_back",
-    }
+/// How a stored state is called. It was written by this program, so it can be read.
+pub(in crate::http) fn status(stored: &str) -> &'static str {
+    CommissionState::parse(stored).map_or("unknown", |state| ConversionStatus::of(state).as_str())
 }
 
 /// A stored position. It was written by this program, so it can be read.
@@ -109,7 +104,7 @@ pub(super) struct ConversionView {
 impl From<ConversionRow> for ConversionView {
     fn from(row: ConversionRow) -> Self {
         Self {
-            status: CommissionState::parse(&row.state).map_or("unknown", status),
+            status: status(&row.state),
             id: row.id,
             program_id: row.program_id,
             enrollment_id: row.enrollment_id,
@@ -134,20 +129,22 @@ impl From<ConversionRow> for ConversionView {
     }
 }
 
-/// The conversions of a program, newest first.
+/// The conversions of a program, newest first. Those that are `pending` wait for you.
 #[utoipa::path(
     get, path = "/v1/admin/affiliate/programs/{program_id}/conversions",
     operation_id = "listConversions", tag = "conversions",
-    params(("program_id" = ProgramId, Path), PageQuery),
+    params(("program_id" = ProgramId, Path), StatusQuery, PageQuery),
     responses((status = 200, description = "A page of conversions.", body = Listing<ConversionView>))
 )]
 async fn list_conversions(
     State(app): State<App>,
     by: Principal,
     Named(program): Named<ProgramId>,
+    params: Params,
     page: Page<(i64, String)>,
 ) -> Answer<Listing<ConversionView>> {
-    let rows = reads::conversions(&app, &by, &program, page.after(), page.fetch()).await?;
+    let status = params.status()?;
+    let rows = reads::conversions(&app, &by, &program, status, page.after(), page.fetch()).await?;
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 

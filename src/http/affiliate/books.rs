@@ -14,7 +14,7 @@ use crate::{
         keys::Principal,
     },
     domain::{
-        commission::CommissionState,
+        commission::{CommissionState, ConversionStatus},
         ids::{CommissionId, ConversionId, EnrollmentId, LotId, PayoutId, ProgramId},
         ledger::LotKind,
         money::Currency,
@@ -24,9 +24,8 @@ use crate::{
     },
     http::{
         admin::{position, status},
-        openapi::schemas::ConversionStatus,
         page::{Listing, Page, PageQuery},
-        params::{Params, PartQuery},
+        params::{Params, PartQuery, StatusQuery},
         path::Named,
     },
     store::settlement::ItemRow,
@@ -75,7 +74,7 @@ struct ConversionView {
 impl From<OwnConversionRow> for ConversionView {
     fn from(row: OwnConversionRow) -> Self {
         Self {
-            status: CommissionState::parse(&row.state).map_or("unknown", status),
+            status: status(&row.state),
             id: row.id,
             program_id: row.program_id,
             enrollment_id: row.enrollment_id,
@@ -98,7 +97,7 @@ impl From<OwnConversionRow> for ConversionView {
 #[utoipa::path(
     get, path = "/v1/affiliate/me/conversions",
     operation_id = "listOwnConversions", tag = "affiliate",
-    params(PartQuery, PageQuery),
+    params(PartQuery, StatusQuery, PageQuery),
     responses((status = 200, description = "A page of conversions.", body = Listing<ConversionView>))
 )]
 async fn list_conversions(
@@ -107,7 +106,8 @@ async fn list_conversions(
     params: Params,
     page: ByTime,
 ) -> Answer<Listing<ConversionView>> {
-    let rows = affiliate::conversions(&app, &by, &part(&params)?, page.after(), page.fetch()).await?;
+    let (part, status) = (part(&params)?, params.status()?);
+    let rows = affiliate::conversions(&app, &by, &part, status, page.after(), page.fetch()).await?;
     Ok(Json(page.listing(rows, |row| (row.created_at_us, row.id.clone()), Into::into)))
 }
 
@@ -165,7 +165,7 @@ struct CommissionView {
 impl From<OwnCommissionRow> for CommissionView {
     fn from(row: OwnCommissionRow) -> Self {
         Self {
-            status: CommissionState::parse(&row.state).map_or("unknown", status),
+            status: status(&row.state),
             id: row.id,
             conversion_id: row.conversion_id,
             program_id: row.program_id,

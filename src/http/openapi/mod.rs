@@ -10,9 +10,12 @@
 //! `security(())`; a route for operators alone says `security(("operatorKey" = []))`. A refusal that
 //! this module does not add is named with one of [`answers`]. The integration tests hold every answer
 //! they get against this document.
+//!
+//! The router takes the description at its word: `queries` refuses query parameters that are not in it.
 
 pub mod answers;
 pub mod program;
+mod queries;
 pub mod schemas;
 
 use std::collections::BTreeSet;
@@ -34,7 +37,8 @@ use super::error::Envelope;
 #[derive(Clone)]
 struct Document(Bytes);
 
-/// The routes of `api` and, beside them, `GET /openapi.json` that describes them all.
+/// The routes of `api` and, beside them, `GET /openapi.json` that describes them all. But for links and
+/// receivers none takes a query parameter that it does not describe.
 pub fn described(api: OpenApiRouter) -> Router {
     let (own_routes, mut own) = OpenApiRouter::new().routes(routes!(document)).split_for_parts();
     let (routes, described) = api.split_for_parts();
@@ -43,7 +47,8 @@ pub fn described(api: OpenApiRouter) -> Router {
     let mut of_refusals = vec![(Envelope::name().into_owned(), Envelope::schema())];
     Envelope::schemas(&mut of_refusals);
     schemas.extend(of_refusals);
-    routes.merge(own_routes.with_state(Document(finished(&own))))
+    let routes = routes.merge(own_routes.with_state(Document(finished(&own))));
+    queries::held(routes, own.paths)
 }
 
 /// This description.
@@ -56,7 +61,8 @@ async fn document(State(Document(bytes)): State<Document>) -> Response {
 }
 
 const ABOUT: &str = "Amounts are whole numbers of the currency's minor unit. Times are RFC 3339 in UTC. \
-    Lists are paged by `limit` and `cursor`. Refusals share one envelope, whose `code` is what to branch \
+    Lists are paged by `limit` and `cursor`. A query parameter that a route does not name, or that is given \
+    twice, is refused; links and webhooks take any. Refusals share one envelope, whose `code` is what to branch \
     on; the `x-request-id` of each answer names it in the log. What belongs to somebody else looks \
     exactly like what does not exist. New fields and new words may be added at any time.";
 
@@ -142,13 +148,9 @@ fn finish_operation(path: &str, method: &str, operation: &mut Value) {
     if has_body {
         leave_out_null(operation);
     }
-    let has_parameters = operation.get("parameters").is_some();
-    let mut statuses = vec!["500", "503"];
+    let mut statuses = vec!["400", "500", "503"];
     if !is_public {
         statuses.extend(["401", "403"]);
-    }
-    if has_body || has_parameters {
-        statuses.push("400");
     }
     if has_body {
         statuses.push("413");

@@ -11,7 +11,7 @@ use crate::{
     app::keys::Scope,
     domain::{
         charge::ChargeState,
-        commission::{ClawbackReason, CommissionState, DecisionKind},
+        commission::{ClawbackReason, CommissionState, ConversionStatus, DecisionKind},
         ids::{
             AccountId, AuditId, ChargeId, CommissionId, ConversionId, DecisionId, EndpointId, EnrollmentId,
             EntryId, FindingId, HoldId, IdempotencyId, InboxId, IntentId, JobId, KeyId, LotId,
@@ -88,8 +88,8 @@ macro_rules! word_lists {
 }
 
 word_lists! {
-    Account, Applications, AttributionModel, ChargeState, ClawbackReason, CommissionState, ConversionKind, DecisionKind,
-    CodeKind, EnrollmentStatus, EntryKind, EventSource, HoldKind, InboxState, IntentKind, IntentState, JobState,
+    Account, Applications, AttributionModel, ChargeState, ClawbackReason, CommissionState, ConversionKind, ConversionStatus,
+    DecisionKind, CodeKind, EnrollmentStatus, EntryKind, EventSource, HoldKind, InboxState, IntentKind, IntentState, JobState,
     KeyKind, LotKind, OnTransferReversed, PauseKind, PayoutSchedule, PayoutState, ProgramStatus, Scope,
     Severity, Skip,
 }
@@ -178,17 +178,6 @@ impl PartialSchema for Position {
 }
 
 impl ToSchema for Position {}
-
-/// The states of a conversion in the words of its owner (`semantics.md`, "Views").
-pub struct ConversionStatus;
-
-impl PartialSchema for ConversionStatus {
-    fn schema() -> RefOr<Schema> {
-        words(["pending", "approved", "paid", "rejected", "clawed_back"].into_iter())
-    }
-}
-
-impl ToSchema for ConversionStatus {}
 
 /// The name of a provider in a path.
 pub struct ProviderName;
