@@ -27,6 +27,7 @@ mod invitation_mails;
 mod job_queue;
 mod layering;
 mod ledger_rules;
+mod lists;
 mod mail;
 mod mail_desk;
 mod mail_session;
