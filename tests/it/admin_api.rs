@@ -611,7 +611,8 @@ on_each_engine! {
             ("approve", Ok("active")),
             ("reject", Ok("rejected")),
             ("reject", Ok("rejected")),
-            ("approve", Err("INVALID_STATE")),
+            ("suspend", Err("INVALID_STATE")),
+            ("approve", Ok("active")),
         ] {
             let (status, answer) =
                 api.call(&api.operator, Method::POST, &format!("{one}/{verdict}"), &Value::Null).await;
@@ -623,7 +624,10 @@ on_each_engine! {
         let now = NOW.as_micros();
         let statuses =
             rows(&db.db, "SELECT effective_at_us, status FROM enrollment_status ORDER BY effective_at_us").await;
-        let expected = [(0, "pending"), (1, "active"), (now, "suspended"), (now + 1, "active"), (now + 2, "rejected")];
+        let expected = [
+            (0, "pending"), (1, "active"), (now, "suspended"), (now + 1, "active"), (now + 2, "rejected"),
+            (now + 3, "active"),
+        ];
         assert_eq!(statuses, expected.map(|(at, word)| (at, word.to_owned())));
     }
 }
