@@ -1,8 +1,8 @@
 //! Named places where a test makes this process die, as `kill -9` or a power cut would.
 //!
 //! A kill from outside hits the moment between two statements only by luck. Set [`VARIABLE`] to the name
-//! of a [`Failpoint`], and the process aborts when it gets there: no destructor runs and nothing is
-//! flushed. `name:3` lets two passages go by and dies at the third. `name:3:stop` stops the process there
+//! of a [`Failpoint`], and the process sends itself SIGKILL when it gets there: no thread takes another step,
+//! no destructor runs and nothing is flushed. `name:3` lets two passages go by and dies at the third. `name:3:stop` stops the process there
 //! instead, as SIGSTOP from outside or a machine that is suspended would, until somebody continues it.
 //! Builds without debug assertions, so every release build, never look at the variable and contain no
 //! trace of this.
@@ -139,7 +139,7 @@ words! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// It dies.
-    Abort,
+    Kill,
     /// It stands still.
     Stop,
 }
@@ -170,10 +170,19 @@ pub(crate) fn reach(point: Failpoint) {
         && PASSAGES.fetch_add(1, Ordering::Relaxed) + 1 == armed.passage
     {
         match armed.fate {
-            Fate::Abort => std::process::abort(),
+            Fate::Kill => kill(),
             Fate::Stop => stop(),
         }
     }
+}
+
+/// Ends this process as `kill -9` does, at once: a process that kills itself has no instruction left.
+#[cfg(debug_assertions)]
+fn kill() -> ! {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    let refused = kill_process(getpid(), Signal::KILL);
+    unreachable!("a process can kill itself: {refused:?}")
 }
 
 /// Stops every thread of this process. Returns when the process was continued.
@@ -201,7 +210,7 @@ const _: () = reach(Failpoint::ReceiveBeforeCommit);
 fn armed_by(text: &str) -> Option<Armed> {
     let armed = parse(text);
     match armed.map(|armed| armed.fate) {
-        Some(Fate::Abort) => {
+        Some(Fate::Kill) => {
             tracing::warn!("{VARIABLE} is set: this process will die on purpose at {text}");
         }
         Some(Fate::Stop) => {
@@ -218,7 +227,7 @@ fn parse(text: &str) -> Option<Armed> {
     let point = Failpoint::parse(parts.next()?)?;
     let passage = parts.next().map_or(Ok(1), str::parse).ok()?;
     let fate = match parts.next() {
-        None => Fate::Abort,
+        None => Fate::Kill,
         Some("stop") => Fate::Stop,
         Some(_) => return None,
     };
@@ -233,8 +242,8 @@ mod tests {
     fn a_point_is_named_with_or_without_the_passage_and_what_happens_there() {
         let point = Failpoint::ProcessAfterCommit;
         let armed = |passage, fate| Some(Armed { point, passage, fate });
-        assert_eq!(parse("process.after_commit"), armed(1, Fate::Abort));
-        assert_eq!(parse("process.after_commit:3"), armed(3, Fate::Abort));
+        assert_eq!(parse("process.after_commit"), armed(1, Fate::Kill));
+        assert_eq!(parse("process.after_commit:3"), armed(3, Fate::Kill));
         assert_eq!(parse("process.after_commit:2:stop"), armed(2, Fate::Stop));
         let wrong = ["", "process", "process.after_commit:", "process.after_commit:-1"];
         let wrong_fates =

@@ -35,7 +35,7 @@ async fn death_of_a_retry_gives_the_event_one_more_chance_or_none(db: TestDb) {
     let id: String = run.db().db.read().await.unwrap().q(EVENT).scalar().await.unwrap().unwrap();
     for (death, parked) in [("change.before_commit", 1), ("change.after_commit", 0)] {
         let output = run.program.run(&["events", "retry", &id], &[(VARIABLE, death)]).await;
-        assert_eq!(output.status.signal(), Some(6), "{death}: {output:?}");
+        assert_eq!(output.status.signal(), Some(9), "{death}: {output:?}");
         assert_eq!(run.number(PARKED).await, parked, "{death}");
         assert_eq!(run.number(AUDITED).await, 1 - parked, "{death}: with its row of the audit log, or not");
     }

@@ -127,7 +127,7 @@ async fn death_of_a_settlement_reserves_all_of_a_chunk_or_nothing(db: TestDb) {
         let id = payday.program(program);
         let settle = ["settle", "--program", &id, "--yes"];
         let output = payday.run.program.run(&settle, &[(VARIABLE, death)]).await;
-        assert_eq!(output.status.signal(), Some(6), "{death}: {output:?}");
+        assert_eq!(output.status.signal(), Some(9), "{death}: {output:?}");
         assert_eq!(payday.number(PENDING).await, reserved, "{death}");
         // A settlement anew finds what is left, and the unfinished one goes on as well.
         payday.run.program.data(&settle).await;
@@ -306,7 +306,7 @@ async fn death_while_people_end_a_doubt_pays_once(db: TestDb) {
         }
         assert_eq!(made.len(), usize::from(is_made), "{name}");
         let output = payday.run.program.run(&words, &[(VARIABLE, death)]).await;
-        assert_eq!(output.status.signal(), Some(6), "{death}: {output:?}");
+        assert_eq!(output.status.signal(), Some(9), "{death}: {output:?}");
         let is_over = death == RESOLUTION[1];
         assert_eq!(payday.number(UNKNOWN).await, i64::from(!is_over), "{name}: {death}");
         // Said again, it is done, or was done.

@@ -163,10 +163,10 @@ impl Program {
     }
 }
 
-/// SIGABRT: by its own hand, at a named point.
+/// SIGKILL: by its own hand, at a named point.
 pub async fn assert_died(node: &mut Server) {
     use std::os::unix::process::ExitStatusExt as _;
-    assert_eq!(node.ended().await.signal(), Some(6), "{}", node.log());
+    assert_eq!(node.ended().await.signal(), Some(9), "{}", node.log());
 }
 
 /// The end of a log.
