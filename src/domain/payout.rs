@@ -183,6 +183,13 @@ impl PayoutState {
         }
     }
 
+    /// Whether it can be given up: what was sent for it, if anything, is known to have been refused for now.
+    /// Between two keys it is still `submitting`, and goes on.
+    #[must_use]
+    pub fn can_be_given_up(self) -> bool {
+        self.after(PayoutEvent::Canceled).is_ok()
+    }
+
     /// Whether it holds a reservation: its amount is in transit.
     #[must_use]
     pub const fn is_reserved(self) -> bool {

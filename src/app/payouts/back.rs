@@ -249,7 +249,7 @@ async fn try_cancel(
     if stored.payout.state.is_void() {
         return Err(Refusal::conflict("INVALID_STATE", format!("payout {id} has ended already")));
     }
-    if !scene.stored.intent.can_be_given_up() {
+    if !scene.stored.intent.can_be_given_up() || !stored.payout.state.can_be_given_up() {
         let message = format!(
             "payout {id} is {} and was sent to the provider, so it cannot be canceled; a transfer that went \
              out is taken back by reversing it at the provider",

@@ -302,7 +302,7 @@ impl Rows {
 
     /// A person gives the payout up, if that is still possible.
     pub fn cancel(&mut self) -> Result<(), Violation> {
-        if self.intent().can_be_given_up() {
+        if self.intent().can_be_given_up() && self.payout.state.can_be_given_up() {
             self.turn(PayoutEvent::Canceled)?;
             self.void(IntentState::Canceled);
         }

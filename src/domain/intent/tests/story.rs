@@ -366,3 +366,23 @@ impl World {
         self.rows.job.state == JobState::Parked && missing
     }
 }
+
+/// Every call under the first key was turned away, its window is over, and the next key was not sent yet.
+#[test]
+fn a_payout_is_not_given_up_between_two_keys() {
+    let setup = Setup {
+        forgets: false,
+        has_funds: false,
+        account_ready: false,
+        lists: Lists::Hiding,
+        executed_before_restore_s: None,
+        loses_events: false,
+    };
+    let window_is_over = Action::Advance(75_600);
+    let turned_away = Action::Meet(0, Fate::Unreachable, true);
+    let mut actions = vec![Action::Send(0), turned_away, window_is_over];
+    actions.extend([Action::Step(0); 3]);
+    actions.push(Action::Cancel);
+    let end = Story { setup, actions }.tell(Bug::None);
+    assert!(end.is_ok(), "{end:?}");
+}
