@@ -47,7 +47,7 @@ async fn a_replay_that_is_killed_can_be_run_again(db: TestDb) {
     }
     for death in DEATHS {
         let output = run.program.run(&["replay", &archive], &[(VARIABLE, death)]).await;
-        assert_eq!(output.status.signal(), Some(6), "{death}: {output:?}");
+        assert_eq!(output.status.signal(), Some(9), "{death}: {output:?}");
     }
     let stored = json!(events.len());
     assert_eq!(replay(&run, &archive).await["duplicate"], stored);
